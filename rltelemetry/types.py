@@ -1,0 +1,57 @@
+"""The values that travel through the pipeline, and the protocol of the places where they end."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from opentelemetry.trace import Span
+
+from rltelemetry.schema import Category
+
+__all__ = ["Fields", "MetricPoint", "Record", "Sink"]
+
+Fields = dict[str, Any]
+"""An event's fields in the order in which the caller wrote them."""
+
+
+class MetricPoint(NamedTuple):
+    """One point of one curve. Equal points are stored once by MLflow, however often they are sent."""
+
+    key: str
+    value: float
+    step: int
+    timestamp_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A processed event: its values are safe to print, to encode and to compare.
+
+    Attributes:
+        time_ns: wall-clock time of the log call, nanoseconds since the epoch.
+        level: lower-case level name, for example `info`.
+        logger: the logger's name.
+        event: the message.
+        category: the normalised category.
+        fields: what is left of the event's fields; numbers are Python numbers.
+        span: the span that was current in the caller, if it is one of ours.
+        console: whether the console still has to show it (a foreign structlog chain renders its own).
+    """
+
+    time_ns: int
+    level: str
+    logger: str
+    event: str
+    category: Category
+    fields: Fields
+    span: Span | None = None
+    console: bool = True
+
+
+class Sink(Protocol):
+    """A place where records end. Called by the worker thread only."""
+
+    def emit(self, record: Record) -> None:
+        """Take one record; must not wait."""
+
+    def commit(self) -> None:
+        """The records of one drain are complete: make them durable."""
