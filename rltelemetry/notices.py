@@ -25,7 +25,7 @@ class Notices:
     def __init__(self, write: Callable[[str, str], None], clock: Clock) -> None:
         self._write = write
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may speak while the main thread does
         self._last_said: dict[str, float] = {}
         self._suppressed: dict[str, int] = {}
 

@@ -1,0 +1,72 @@
+"""Every task of the project: `nox -s train` trains, `nox` tests. Nothing but pip and this file is needed.
+
+The packages are installed with uv where it is there and with pip otherwise. torch comes as the pinned CPU build
+(.ci/constraints.txt) unless this is a machine with an NVIDIA GPU, or RLTELEMETRY_GPU=1 says so.
+"""
+
+import os
+import shutil
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.sessions = ["lint", "tests", "telemetry"]
+nox.options.reuse_venv = "yes"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.download_python = "never"
+
+# uv does not read pip's settings; where pip is told of a folder of wheels, uv is told of it, too.
+if links := os.environ.get("PIP_FIND_LINKS"):
+    os.environ.setdefault("UV_FIND_LINKS", links)
+
+HAS_GPU = os.environ.get("RLTELEMETRY_GPU") == "1" or shutil.which("nvidia-smi") is not None
+CONSTRAINTS = () if HAS_GPU else ("-c", ".ci/constraints.txt")
+TEST_PACKAGES = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "tests")
+LINT_PACKAGES = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "lint")
+# One thread a process: the tests run side by side, and small networks are slower on two threads than on one.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def install(session: nox.Session, *extras: str, packages: tuple[str, ...] = ()) -> None:
+    project = f".[{','.join(extras)}]" if extras else "."
+    session.install(*CONSTRAINTS, "-e", project, *packages)
+
+
+@nox.session
+def train(session: nox.Session) -> None:
+    """Train PPO on CartPole-v1 and show it in MLflow; arguments after `--` go to `ppo`."""
+    install(session, "trainers", "mlflow")
+    session.run("ppo", "--config", "configs/ppo.yaml", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests, on a real MLflow server and real environments."""
+    install(session, "all", packages=tuple(TEST_PACKAGES))
+    arguments = session.posargs or ["-n", "2", "--dist", "loadgroup", "-m", "not faults"]
+    session.run("pytest", *arguments, env=ONE_THREAD)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check format, style and types."""
+    install(session, "all", packages=(*TEST_PACKAGES, *LINT_PACKAGES))
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+    session.run("mypy")
+
+
+@nox.session
+def telemetry(session: nox.Session) -> None:
+    """Run rltelemetry's tests with its own dependencies only: no torch, no mlflow, no envpool."""
+    install(session, packages=tuple(TEST_PACKAGES))
+    session.run("python", "-c", "import importlib.util as u; assert u.find_spec('torch') is None")
+    session.run("pytest", "tests/rltelemetry", "tests/test_layers.py", "-m", "not faults", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run the benchmarks, beside their peers: `nox -s bench -- log_call`."""
+    install(session, "all", packages=("tensorboard", "wandb"))
+    for name in session.posargs or ["log_call", "rollout"]:
+        session.run("python", f"benchmarks/{name}.py", env=ONE_THREAD)

@@ -1,0 +1,92 @@
+"""The ways in which a program ends, and the run status that each one means.
+
+FINISHED: return, exit code 0. FAILED: an exception, another exit code. KILLED: Ctrl-C, SIGTERM, SIGHUP (a dropped SSH
+session). Signal handlers are installed only in the main thread and only over the default action; after closing, the
+signal is raised again, so that the parent sees the true cause of death.
+"""
+
+import atexit
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Final, Literal
+
+__all__ = ["Endings", "Status", "status_of"]
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+"""MLflow's names for how a run ended."""
+
+SIGNALS: Final = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
+)  # Windows has no SIGHUP
+
+KILLED_EXIT_CODES: Final = frozenset(128 + number for number in (1, 2, 15))
+"""What a program that handles SIGHUP, SIGINT or SIGTERM itself exits with."""
+
+
+def status_of(error: BaseException | None) -> Status:
+    """Return the run status that an exception leaving the program, or none, means."""
+    if error is None:
+        return "FINISHED"
+    if isinstance(error, KeyboardInterrupt):
+        return "KILLED"
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int | None) else 1
+        if code in KILLED_EXIT_CODES:
+            return "KILLED"
+        return "FAILED" if code else "FINISHED"
+    return "FAILED"
+
+
+class Endings:
+    """Watches how the program ends and closes once, with the right status.
+
+    Args:
+        close: closes the pipeline; must be harmless when called twice.
+        handle_signals: whether to watch SIGTERM and SIGHUP.
+    """
+
+    def __init__(self, close: Callable[[Status], None], handle_signals: bool) -> None:
+        self._close = close
+        self._handle_signals = handle_signals
+        self._uncaught: BaseException | None = None
+        self._previous_hook: Callable[..., Any] = sys.excepthook
+        self._handled: list[signal.Signals] = []
+
+    def install(self) -> None:
+        """Watch the end of this process."""
+        atexit.register(self._at_exit)
+        self._previous_hook = sys.excepthook
+        sys.excepthook = self._on_uncaught
+        if self._handle_signals and threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                if signal.getsignal(number) is signal.SIG_DFL:
+                    signal.signal(number, self._on_signal)
+                    self._handled.append(number)
+
+    def remove(self) -> None:
+        """Give everything back that is still ours."""
+        atexit.unregister(self._at_exit)
+        if sys.excepthook == self._on_uncaught:
+            sys.excepthook = self._previous_hook
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in self._handled:
+            if signal.getsignal(number) == self._on_signal:
+                signal.signal(number, signal.SIG_DFL)
+        self._handled.clear()
+
+    def _at_exit(self) -> None:
+        self._close(status_of(self._uncaught))
+
+    def _on_uncaught(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        self._uncaught = error
+        self._previous_hook(kind, error, trace)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._close("KILLED")
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)

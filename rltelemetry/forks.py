@@ -1,0 +1,76 @@
+"""Forked children: a child has no worker, and its copy of the queue belongs to the parent.
+
+In the child the pipeline is replaced by a door that opens a pipeline of the child's own, with a spool of its own and
+into the same run, when the first event comes. Children of multiprocessing leave by os._exit, without atexit: they are
+given a finaliser. What the parent had open is kept untouched in the child, since closing a copied sqlite connection
+or socket would reach the parent's.
+"""
+
+import os
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from rltelemetry.handoff import CELL, DropReason
+
+__all__ = ["Forkable", "watch_forks"]
+
+FINALIZE_PRIORITY: Final = 5
+"""multiprocessing runs finalisers of higher priority first; its own queues, which may log, have 10."""
+
+
+class Forkable(Protocol):
+    """What the hooks ask of the open pipeline."""
+
+    def become_child(self) -> None:
+        """Forget the parent's parts; called in the child, where only the forking thread lives on."""
+
+    def put_in_child(self, *args: Any, **kwargs: Any) -> None:
+        """Open the child's pipeline and put the first event into it."""
+
+    def close_child(self) -> None:
+        """Close the child's pipeline, if it was opened."""
+
+
+class _Door:
+    """Stands where the hand-off stood, until the child logs."""
+
+    def __init__(self, pipeline: Forkable) -> None:
+        self.drops: deque[DropReason] = deque()
+        self.put = pipeline.put_in_child
+
+
+class _Hooks:
+    """The process-wide hooks; registered once, since Python cannot unregister them."""
+
+    def __init__(self, current: Callable[[], Forkable | None]) -> None:
+        self.current = current
+
+    def before(self) -> None:
+        util = sys.modules.get("multiprocessing.util")
+        if util is not None and self.current() is not None:
+            util.register_after_fork(self, _Hooks.finalize_in_child)
+
+    def after_in_child(self) -> None:
+        pipeline = self.current()
+        if pipeline is not None:
+            pipeline.become_child()
+            CELL.active = _Door(pipeline)  # type: ignore[assignment]  # quacks as far as a logger listens
+
+    def finalize_in_child(self) -> None:
+        """Run by multiprocessing in its child, after it has cleared the finalisers that it inherited."""
+        pipeline = self.current()
+        if pipeline is not None:
+            sys.modules["multiprocessing.util"].Finalize(None, pipeline.close_child, exitpriority=FINALIZE_PRIORITY)
+
+
+_hooks: _Hooks | None = None
+
+
+def watch_forks(current: Callable[[], Forkable | None]) -> None:
+    """Look after children that this process forks; `current` gives the open pipeline."""
+    global _hooks
+    if _hooks is None and hasattr(os, "register_at_fork"):
+        _hooks = _Hooks(current)
+        os.register_at_fork(before=_hooks.before, after_in_child=_hooks.after_in_child)

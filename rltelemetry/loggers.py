@@ -1,0 +1,254 @@
+"""The structlog logger of this house: total, cheap, and obedient to a second `configure`.
+
+Stock structlog raises into the caller on bad %-arguments and on fields named `event`, `self` or `method_name`, and
+costs twice as much. Here the methods are positional-only, and a record goes straight to the hand-off. While the last
+processor is not ours (`capture_logs`, a test's own chain), calls take structlog's normal path.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Self
+
+from structlog import BoundLoggerBase, DropEvent
+from structlog._config import BoundLoggerLazyProxy
+from structlog._frames import _find_first_app_frame_and_name
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from rltelemetry.handoff import CELL
+from rltelemetry.redact import freeze, safe_text
+
+__all__ = ["HANDOFF", "LEVELS", "BoundLogger", "Channel", "Tee", "assemble", "channel", "set_thresholds"]
+
+LEVELS: Final[dict[str, int]] = {
+    "debug": 10,
+    "info": 20,
+    "warning": 30,
+    "warn": 30,
+    "error": 40,
+    "exception": 40,
+    "err": 40,
+    "critical": 50,
+    "fatal": 50,
+    "msg": 20,
+}
+"""structlog's method names and their numeric levels."""
+
+LEVEL_NAMES: Final = {10: "debug", 20: "info", 30: "warning", 40: "error", 50: "critical"}
+
+
+class Channel:
+    """What a bound logger wraps: a name and the level from which its events are wanted, read live."""
+
+    __slots__ = ("name", "threshold")
+
+    def __init__(self, name: str, threshold: int) -> None:
+        self.name = name
+        self.threshold = threshold
+
+    def __reduce__(self) -> tuple[Callable[[str], "Channel"], tuple[str]]:
+        return channel, (self.name,)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Channel":
+        return self
+
+    def __getattr__(self, method: str) -> Callable[..., None]:
+        """The stdlib-like methods that structlog's normal path ends in, for a foreign chain on our logger."""
+        if method not in LEVELS:
+            raise AttributeError(method)
+
+        def show(*args: Any, **fields: Any) -> None:
+            CELL.fallback(method, self.name, args[0] if args else fields.pop("event", ""), fields)
+
+        return show
+
+
+_channels: dict[str, Channel] = {}
+_threshold_of: Callable[[str], int] = lambda _name: LEVELS["info"]  # noqa: E731
+
+
+def channel(*names: Any) -> Channel:
+    """Return the channel of that name: the first argument of `get_logger`, else the module that first used it."""
+    name = str(names[0]) if names else _find_first_app_frame_and_name(["rltelemetry"])[1]
+    if name not in _channels:
+        _channels[name] = Channel(name, _threshold_of(name))
+    return _channels[name]
+
+
+def set_thresholds(threshold_of: Callable[[str], int]) -> None:
+    """Put a new filter in force, for loggers that exist and for those to come."""
+    global _threshold_of
+    _threshold_of = threshold_of
+    for name, known in list(_channels.items()):
+        known.threshold = threshold_of(name)
+
+
+class _ToHandoff:
+    """The whole chain of our configuration: the mark by which a logger knows that its events go straight through."""
+
+    def __call__(self, logger: WrappedLogger, method_name: str, event_dict: EventDict) -> EventDict:
+        """Hand an event over that came on structlog's normal path (a logger bound before `configure`)."""
+        _hand_over(logger, method_name, event_dict, console=True)
+        raise DropEvent
+
+    def __reduce__(self) -> str:
+        return "HANDOFF"
+
+
+class Tee:
+    """A processor for a structlog chain of one's own: hands a copy of the event over and passes the event on.
+
+    Put it before the renderer; the chain's own renderer shows the event, so our console does not.
+    """
+
+    def __call__(self, logger: WrappedLogger, method_name: str, event_dict: EventDict) -> EventDict:
+        """Hand a copy over; never raises."""
+        _hand_over(logger, method_name, event_dict, console=False)
+        return event_dict
+
+
+HANDOFF: Final = _ToHandoff()
+
+
+def _hand_over(logger: WrappedLogger, method_name: str, event_dict: EventDict, *, console: bool) -> None:
+    active = CELL.active
+    try:
+        name = next((name for name in (event_dict.get("logger"), getattr(logger, "name", "")) if type(name) is str), "")
+        level = LEVELS.get(method_name, LEVELS["info"])
+        if active is None or level < _threshold_of(name):
+            return
+        fields = {key: value for key, value in event_dict.items() if key != "event"}
+        active.put(LEVEL_NAMES[level], name, event_dict.get("event", ""), fields, {}, console=console)
+    except Exception:
+        if active is not None:
+            active.drops.append("error")
+
+
+class BoundLogger(BoundLoggerBase):
+    """A bound logger whose level methods never raise and never wait.
+
+    Methods: debug, info, warning, warn, error, exception, critical, fatal, msg, err, log, and their `a`-variants, all
+    `method(event, /, *args, **fields)` with structlog's meaning: `args` are %-arguments of `event`.
+    """
+
+    _logger: Channel
+    _processors: list[Processor]
+    _context: dict[str, Any]
+
+    def bind(self, /, **new_values: Any) -> Self:
+        """Return a logger with more bound fields; their values are frozen here, once."""
+        frozen = {key: freeze(value) for key, value in new_values.items()}
+        return self.__class__(self._logger, self._processors, {**self._context, **frozen})
+
+    def new(self, /, **new_values: Any) -> Self:
+        """Return a logger with these bound fields only. Events that wait keep the dict they were logged with."""
+        return self.__class__(self._logger, self._processors, {}).bind(**new_values)
+
+    def log(self, level: int, event: Any = None, /, *args: Any, **fields: Any) -> None:
+        """Log at a numeric level, rounded down to a named one."""
+        name = LEVEL_NAMES[min(max(int(level) // 10 * 10, 10), 50)] if isinstance(level, int) else "info"
+        getattr(self, name)(event, *args, **fields)
+
+    async def alog(self, level: int, event: Any = None, /, *args: Any, **fields: Any) -> None:
+        """Do what `log` does."""
+        self.log(level, event, *args, **fields)
+
+    def is_enabled_for(self, level: int) -> bool:
+        """Say whether an event of this level would be taken."""
+        return level >= self._logger.threshold
+
+    def get_effective_level(self) -> int:
+        """Return the least level that is taken."""
+        return self._logger.threshold
+
+    isEnabledFor = is_enabled_for  # noqa: N815
+    getEffectiveLevel = get_effective_level  # noqa: N815
+
+    def _elsewhere(self, method: str, event: Any, fields: dict[str, Any]) -> None:
+        """Take structlog's normal path: somebody put another chain in our place."""
+        event_dict: Any = {**self._context, **fields, "event": event}
+        try:
+            for processor in self._processors:
+                event_dict = processor(self._logger, method, event_dict)
+            getattr(self._logger, method)(event_dict)
+        except DropEvent:
+            return
+
+    def _nowhere(self, method: str, event: Any, fields: dict[str, Any]) -> None:
+        """Show an event that no pipeline takes: none is open."""
+        CELL.fallback(method, self._logger.name, event, {**self._context, **fields})
+
+
+def _level_method(method: str) -> Callable[..., None]:
+    level = LEVELS[method]
+    name = LEVEL_NAMES[level]
+    cell = CELL
+    handoff_mark = HANDOFF
+
+    def log(self: BoundLogger, event: Any = None, /, *args: Any, **fields: Any) -> None:
+        channel = self._logger
+        if level < channel.threshold:
+            return
+        try:
+            if args:
+                event = _percent(event, args)
+            if self._processors[-1] is not handoff_mark:
+                self._elsewhere(method, event, fields)
+            elif (active := cell.active) is not None:
+                active.put(name, channel.name, event, fields, self._context)
+            else:
+                self._nowhere(method, event, fields)
+        except Exception:
+            _count_error()
+
+    log.__name__ = method
+    log.__qualname__ = f"BoundLogger.{method}"
+    log.__doc__ = f"Log at level {name}; never raises, never waits."
+    return log
+
+
+def _exception_method(self: BoundLogger, event: Any = None, /, *args: Any, **fields: Any) -> None:
+    """Log at level error with the traceback of the exception that is being handled."""
+    fields.setdefault("exc_info", True)
+    self.error(event, *args, **fields)  # type: ignore[attr-defined]
+
+
+def _async_method(method: str) -> Callable[..., Any]:
+    async def log(self: BoundLogger, event: Any = None, /, *args: Any, **fields: Any) -> None:
+        getattr(self, method)(event, *args, **fields)
+
+    log.__name__ = f"a{method}"
+    log.__doc__ = f"Do what `{method}` does; there is nothing to await."
+    return log
+
+
+for _method in LEVELS:
+    setattr(BoundLogger, _method, _level_method(_method) if _method != "exception" else _exception_method)
+    setattr(BoundLogger, f"a{_method}", _async_method(_method))
+
+
+def assemble(logger: Channel, processors: Iterable[Processor], context: Mapping[str, Any]) -> BoundLogger:
+    """Be structlog's wrapper class: make the bound logger of a channel.
+
+    structlog's cached lazy proxy pays 1.4 us for every call, to find the bound method again. Where the proxy caches
+    (our configuration says so), it is given the methods for good.
+    """
+    frozen = {key: freeze(value) for key, value in context.items()}
+    bound = BoundLogger(logger, processors, frozen)
+    proxy = sys._getframe(1).f_locals.get("self")
+    if isinstance(proxy, BoundLoggerLazyProxy) and proxy._cache_logger_on_first_use is not False:
+        proxy.__dict__.update({method: getattr(bound, method) for method in LEVELS})
+    return bound
+
+
+def _percent(event: Any, args: tuple[Any, ...]) -> str:
+    """Apply %-arguments as stdlib logging does; what does not fit is shown beside the text."""
+    text = event if isinstance(event, str) else safe_text(event)
+    try:
+        return text % (args[0] if len(args) == 1 and isinstance(args[0], Mapping) else args)
+    except Exception:
+        return f"{text} {safe_text(args)}"
+
+
+def _count_error() -> None:
+    if (active := CELL.active) is not None:
+        active.drops.append("error")

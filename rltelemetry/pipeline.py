@@ -1,0 +1,235 @@
+"""Settings -> a running pipeline; and its end, however the program ends.
+
+`configure` builds the parts, points structlog at them and returns the `Telemetry` that the program holds. One
+pipeline is open at a time: configuring again closes the first. A forked child gets a pipeline of its own, with the
+first event that it logs, into the same run.
+"""
+
+import os
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, Self
+
+import structlog
+from opentelemetry.trace import Span
+
+from rltelemetry.endings import Endings, Status, status_of
+from rltelemetry.forks import watch_forks
+from rltelemetry.handoff import CELL, Call
+from rltelemetry.loggers import HANDOFF, Tee, assemble, channel, set_thresholds
+from rltelemetry.parts import Origin, Parts
+from rltelemetry.processors import normalize_category, sanitize
+from rltelemetry.redact import freeze, is_secret_key
+from rltelemetry.settings import Resolved, Settings, resolve
+from rltelemetry.stats import Stats
+from rltelemetry.stdlib import StdlibHandler
+
+__all__ = ["Telemetry", "configure", "processors"]
+
+HIDDEN_SECRET = "***"
+
+
+def configure(settings: Settings | None = None, **fields: Any) -> "Telemetry":
+    """Open the pipeline and point structlog's loggers at it, those that exist included.
+
+    Args:
+        settings: settings made elsewhere; `fields` win over it.
+        **fields: fields of `Settings`; they win over the environment, and that over the defaults.
+
+    Returns:
+        The open pipeline: a context manager that ends the run FINISHED, FAILED (exception) or KILLED (signal).
+
+    Raises:
+        SettingsError: a keyword argument is unknown or cannot be used.
+    """
+    given = {name: getattr(settings, name) for name in settings.model_fields_set} if settings else {}
+    resolved = resolve(given | fields)
+    if _current.telemetry is not None:
+        _current.telemetry.close()
+    telemetry = Telemetry(resolved)
+    telemetry._open()
+    return telemetry
+
+
+def processors() -> list[Any]:
+    """Return the processors that feed the pipeline from a structlog chain of one's own; put them before the renderer.
+
+    The chain's renderer goes on showing the events; this pipeline's console leaves them to it.
+    """
+    return [normalize_category, sanitize, Tee()]
+
+
+class Telemetry:
+    """An open pipeline. No method but `wait_ready`, `flush` and `close` may wait, and none raises into the program."""
+
+    def __init__(self, resolved: Resolved) -> None:
+        self._resolved = resolved
+        self._origin = Origin(client_uuid=str(uuid.uuid4()), run_id=None, is_child=False)
+        self._parts: Parts | None = None
+        self._stats_at_close = Stats()
+        self._is_closed = False
+        self._lock = threading.RLock()  # a signal handler may close while the main thread is closing
+        self._endings = Endings(self._close_quietly, resolved.settings.handle_signals)
+
+    @property
+    def run_id(self) -> str | None:
+        """The id of the MLflow run; None until it is known."""
+        return self._parts.run_id if self._parts else self._origin.run_id
+
+    @property
+    def run_url(self) -> str | None:
+        """Where the run's page is; None until the run is known."""
+        return self._parts.run_url if self._parts else None
+
+    def wait_ready(self, timeout_s: float) -> bool:
+        """Wait until the run is known (True), or until it is sure that there will be none or the time is up (False)."""
+        parts = self._parts
+        return parts is not None and parts.wait_ready(timeout_s)
+
+    def span(self, name: str, /, **inputs: Any) -> AbstractContextManager[Span]:
+        """Make a span current for a `with` block; events that are logged inside become its events."""
+        return self._working_parts().spans.span(name, inputs)
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Record parameters of the run; nested mappings become dotted keys, secrets are blanked."""
+        flat = {key: HIDDEN_SECRET if is_secret_key(key) else str(freeze(value)) for key, value in _flatten(params)}
+        self._call(lambda parts: parts.log_params(flat))
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Set tags of the run."""
+        texts = {str(key): HIDDEN_SECRET if is_secret_key(str(key)) else str(freeze(tags[key])) for key in tags}
+        self._call(lambda parts: parts.set_tags(texts))
+
+    def log_artifact(self, path: str | os.PathLike[str], name: str | None = None) -> None:
+        """Upload a file as an artifact of the run; the file must stay until `close`."""
+        source = os.path.abspath(path)  # noqa: PTH100 - Path.resolve() would follow links, which is file access
+        self._call(lambda parts: parts.log_artifact(source, name or os.path.basename(source)))  # noqa: PTH119
+
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """Wait until all that was logged before has been sent, as far as it can be; False on time-out."""
+        parts = self._parts
+        return parts is not None and parts.worker.flush(timeout_s)
+
+    def stats(self) -> Stats:
+        """Count what became of everything so far."""
+        return self._parts.stats() if self._parts and not self._is_closed else self._stats_at_close
+
+    def close(self, status: Status = "FINISHED", timeout_s: float | None = None) -> None:
+        """End the run with `status`, send what can be sent within `timeout_s`, and keep the rest in the spool.
+
+        Log calls after this are shown on the console and go nowhere else.
+        """
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._endings.remove()
+            self._close_parts(status, self._resolved.settings.exit_timeout_s if timeout_s is None else timeout_s)
+            if _current.telemetry is self:
+                _current.telemetry = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(status_of(error))
+
+    def become_child(self) -> None:
+        """Forget the parent's parts, in a forked child; they are kept, so that nothing of the parent's is closed."""
+        self._inherited = self._parts
+        self._lock = threading.RLock()
+        known = self._parts.run_id if self._parts else None
+        self._origin = self._origin._replace(run_id=known or self._origin.run_id, is_child=True)
+        self._parts = None
+
+    def put_in_child(self, *args: Any, **kwargs: Any) -> None:
+        """Open the child's pipeline with its first event."""
+        self._working_parts().handoff.put(*args, **kwargs)
+
+    def close_child(self) -> None:
+        """Close the child's pipeline; the run's status is the parent's to say."""
+        self.close()
+
+    def _open(self) -> None:
+        self._build()
+        self._endings.install()
+        _current.telemetry = self
+        watch_forks(lambda: _current.telemetry)
+        _point_structlog_here()
+
+    def _build(self) -> Parts:
+        """Make and start the parts, here or, at its first event, in a forked child."""
+        self._parts = parts = Parts(self._resolved, self._origin)
+        set_thresholds(parts.filter.threshold)
+        self._stdlib = StdlibHandler(parts.filter.threshold)
+        self._stdlib.install(parts.filter.lowest)
+        CELL.active = parts.handoff
+        parts.start()
+        return parts
+
+    def _working_parts(self) -> Parts:
+        """The parts; a forked child makes its own when it first needs them."""
+        if self._parts is None:
+            with self._lock:
+                return self._parts or self._build()
+        return self._parts
+
+    def _call(self, work: Any) -> None:
+        if self._is_closed:
+            return
+        parts = self._working_parts()
+        parts.handoff.put_unbounded(Call(lambda: work(parts)))
+
+    def _close_quietly(self, status: Status) -> None:
+        self.close(status)
+
+    def _close_parts(self, status: Status, timeout_s: float) -> None:
+        parts, deadline = self._parts, time.monotonic() + timeout_s
+        if parts is None:
+            return
+        if CELL.active is parts.handoff:
+            CELL.active = None
+        self._stdlib.remove()
+        end_ms = time.time_ns() // 1_000_000
+        parts.handoff.put_unbounded(Call(lambda: parts.finish(status, end_ms)))
+        parts.close(deadline)
+        self._stats_at_close = parts.stats()
+
+
+class _Current:
+    """The open pipeline of this process."""
+
+    telemetry: Telemetry | None = None
+
+
+_current = _Current()
+
+
+def _point_structlog_here() -> None:
+    """Make every structlog logger ours; the list of processors is kept, since loggers bound before hold on to it."""
+    chain = structlog.get_config()["processors"]
+    if not isinstance(chain, list):
+        chain = []
+    chain[:] = [HANDOFF]
+    structlog.configure(
+        processors=chain,
+        wrapper_class=assemble,  # type: ignore[arg-type]  # structlog calls it, and asks for no more
+        context_class=dict,
+        logger_factory=channel,
+        cache_logger_on_first_use=True,
+    )
+
+
+def _flatten(params: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for key, value in params.items():
+        name = f"{prefix}{key}"
+        flat += _flatten(value, f"{name}.") if isinstance(value, Mapping) and value else [(name, value)]
+    return flat

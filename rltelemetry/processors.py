@@ -1,0 +1,95 @@
+"""Plain structlog processors: category, sanitising, labels. They stand in the worker's chain, or in anybody's own.
+
+Each takes `(logger, method_name, event_dict)` and returns the event dictionary; none of them ever raises.
+"""
+
+from typing import Any
+
+from structlog.typing import EventDict, WrappedLogger
+
+from rltelemetry.labels import Labels
+from rltelemetry.redact import MASK, clean_text, clean_value, escape_controls, is_secret_key, safe_text
+from rltelemetry.schema import CATEGORY_ALIASES, CATEGORY_FIELDS, Category
+
+__all__ = ["CONTROL_FIELDS", "TRACEBACK_FIELDS", "LabelMetrics", "category_of", "normalize_category", "sanitize"]
+
+CONTROL_FIELDS: frozenset[str] = frozenset(
+    {"_from_structlog", "_record", "exc_info", "positional_args", "stack_info"}
+)
+"""Not data: orders for structlog's later processors, which need them untouched."""
+
+TRACEBACK_FIELDS: frozenset[str] = frozenset({"exception", "stack"})
+"""Rendered tracebacks: the only texts that keep their newlines, and more characters than others."""
+
+_MAX_TRACEBACK = 32_768
+_MAX_KEY = 250
+_STRUCTURE = CONTROL_FIELDS | TRACEBACK_FIELDS | {"category", "event", "level", "logger", "timestamp"}
+
+
+def category_of(value: object) -> Category:
+    """Return the category that a field's value names; MISC if it names none."""
+    if isinstance(value, Category):
+        return value
+    name = value if isinstance(value, str) else safe_text(value)
+    return CATEGORY_ALIASES.get(name.strip().upper(), Category.MISC)
+
+
+def normalize_category(logger: WrappedLogger, method_name: str, event_dict: EventDict) -> EventDict:
+    """Set `category` to the canonical name; an alias field that served for it goes."""
+    for field in CATEGORY_FIELDS:
+        value = event_dict.get(field)
+        if value is not None:
+            break
+    else:
+        field, value = "category", Category.MISC
+    if field != "category":
+        del event_dict[field]
+    event_dict["category"] = category_of(value).value
+    return event_dict
+
+
+def sanitize(logger: WrappedLogger, method_name: str, event_dict: EventDict) -> EventDict:
+    """Make every key and value safe to print, to encode and to send: see `redact`.
+
+    A text under a secret's name is masked; a number there is a measure (`loss_per_token`) and stays.
+    """
+    clean: dict[str, Any] = {}
+    for key, value in event_dict.items():
+        name = key if type(key) is str and len(key) <= _MAX_KEY and key.isidentifier() else _clean_key(key, clean)
+        clean[name] = value if name in CONTROL_FIELDS else _clean_field(name, value)
+    return clean
+
+
+class LabelMetrics:
+    """Rename fields to their labels, for a console renderer behind it.
+
+    Args:
+        labels: the registry.
+    """
+
+    def __init__(self, labels: Labels) -> None:
+        self._labels = labels
+
+    def __call__(self, logger: WrappedLogger, method_name: str, event_dict: EventDict) -> EventDict:
+        """Return the fields under their labels; of two fields with one label the second keeps its name."""
+        labelled: dict[str, Any] = {}
+        for key, value in event_dict.items():
+            label = key if not isinstance(key, str) or key in _STRUCTURE else self._labels.label(key)
+            labelled[key if label in labelled else label] = value
+        return labelled
+
+
+def _clean_key(key: object, taken: dict[str, Any]) -> str:
+    name = escape_controls(safe_text(key, _MAX_KEY)) or "_"
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _clean_field(name: str, value: Any) -> Any:
+    if name in TRACEBACK_FIELDS and isinstance(value, str):
+        return clean_text(value, _MAX_TRACEBACK, keep_newlines=True)
+    if name == "event":
+        return safe_text(value)
+    value = clean_value(value)
+    return MASK if isinstance(value, str) and is_secret_key(name) else value

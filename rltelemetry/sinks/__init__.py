@@ -1,0 +1,1 @@
+"""Where records end: the console, OTLP, MLflow. No sink knows of another."""

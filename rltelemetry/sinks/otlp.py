@@ -1,0 +1,201 @@
+"""Records and span ends -> finished spans -> OTLP bytes for MLflow's spool, and any other OTLP back end.
+
+Runs on the worker thread. Events become span events of the span they were logged in; an event outside any span, or
+later than its span's end, becomes a zero-length span of its own. The root of a trace carries, for MLflow's trace
+list, its inputs and the last numbers that were logged inside it.
+"""
+
+import json
+import math
+import os
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
+from opentelemetry.trace import Span as ApiSpan
+from opentelemetry.trace import Status, StatusCode, Tracer, set_span_in_context
+
+from rltelemetry.handoff import ON_FOREIGN_SPAN, SpanEnd
+from rltelemetry.schema import STEP_FIELDS
+from rltelemetry.spans import event_attributes
+from rltelemetry.types import Record
+
+__all__ = ["MAX_ROOTS", "OtlpSink", "foreign_endpoint"]
+
+MAX_ROOTS: Final = 100
+"""MLflow links a run to none of the traces of an export with more roots than this."""
+
+MAX_SPANS: Final = 256
+"""Encoding is pure Python (40 us an event) and holds the GIL: small pieces."""
+
+MAX_EVENTS: Final = 1024
+"""Events a span keeps; the SDK's default of 128 loses the rest silently."""
+
+MAX_OUTPUTS: Final = 32
+"""Numbers shown in a root's outputs."""
+
+NO_PARENT: Final = Context()
+"""The worker's own context may hold anything; an event of its own starts a trace."""
+
+
+class OtlpSink:
+    """Adds events to spans, ends spans, and hands what is finished over as bytes.
+
+    Args:
+        service_name: the `service.name` of every span.
+        deliver: takes encoded spans, their number and that of their roots; None when MLflow gets no traces.
+        run_id: the run's id as far as it is known; becomes the session of each trace.
+        open_spans: the registry of spans that callers have open.
+        environ: where a foreign OTLP back end is configured.
+    """
+
+    def __init__(
+        self,
+        service_name: str,
+        deliver: Callable[[bytes, int, int], None] | None,
+        run_id: Callable[[], str | None],
+        open_spans: set[ApiSpan],
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        self.events_late = 0
+        self._deliver = deliver
+        self._run_id = run_id
+        self._open_spans = open_spans
+        self._finished: list[ReadableSpan] = []
+        self._outputs: dict[int, dict[str, float]] = {}
+        self._provider = TracerProvider(
+            resource=Resource.create({"service.name": service_name}),
+            span_limits=SpanLimits(max_events=MAX_EVENTS),
+            shutdown_on_exit=False,
+        )
+        self.tracer: Tracer = self._provider.get_tracer("rltelemetry")
+        if deliver is not None:
+            self._provider.add_span_processor(_Collector(self._finished))
+        if foreign_endpoint(environ):
+            self._provider.add_span_processor(_foreign_processor(environ))
+
+    def emit(self, record: Record) -> None:
+        """Put a record on its span, or on one of its own."""
+        if record.span is ON_FOREIGN_SPAN:
+            return
+        span = record.span
+        attributes = {"category": record.category.value, "level": record.level, **event_attributes(record.fields)}
+        if span is not None and span.is_recording():
+            span.add_event(record.event or "event", attributes, timestamp=record.time_ns)
+            self._remember_outputs(span, record)
+        elif span is None or not span.get_span_context().is_valid:
+            self._own_span(record, attributes)
+        elif span.get_span_context().trace_flags.sampled:
+            self.events_late += 1
+            self._own_span(record, attributes, parent=span)
+
+    def end_span(self, end: SpanEnd) -> None:
+        """End a span at the time it was left; everything logged inside it has been added."""
+        span = end.span
+        self._open_spans.discard(span)
+        if not isinstance(span, Span):
+            return
+        if end.error is not None:
+            kind, message, trace = end.error
+            exception = {"exception.type": kind, "exception.message": message, "exception.stacktrace": trace}
+            span.add_event("exception", exception, timestamp=end.time_ns)
+            span.set_status(Status(StatusCode.ERROR, f"{kind}: {message}"))
+        self._describe_for_mlflow(span)
+        span.end(end.time_ns)
+
+    def end_open_spans(self, time_ns: int) -> None:
+        """End what callers have left open, children first."""
+        by_start = sorted(self._open_spans, key=lambda span: getattr(span, "start_time", 0) or 0, reverse=True)
+        for span in by_start:
+            self.end_span(SpanEnd(span, time_ns))
+
+    def commit(self) -> None:
+        """Encode the finished spans and hand them over."""
+        while self._finished and self._deliver is not None:
+            spans = self._take()
+            # Loading the encoder costs 0.1 s: the worker pays it with the first finished span, not the import.
+            from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+
+            roots = sum(span.parent is None for span in spans)
+            self._deliver(encode_spans(spans).SerializeToString(), len(spans), roots)
+
+    def close(self, timeout_s: float) -> None:
+        """Let a foreign back end send what it can; its own shutdown may take half a minute, ours may not."""
+        closing = threading.Thread(target=self._provider.shutdown, name="rltelemetry-otlp-close", daemon=True)
+        closing.start()
+        closing.join(timeout_s)
+
+    def _own_span(self, record: Record, attributes: dict[str, Any], parent: ApiSpan | None = None) -> None:
+        context = set_span_in_context(parent) if parent is not None else NO_PARENT
+        span = self.tracer.start_span(
+            record.event or "event", context, attributes=attributes, start_time=record.time_ns
+        )
+        span.end(record.time_ns)
+
+    def _remember_outputs(self, span: ApiSpan, record: Record) -> None:
+        """Keep the last value of each number by trace, for the root's outputs."""
+        outputs = self._outputs.setdefault(span.get_span_context().trace_id, {})
+        prefix = record.category.prefix
+        for key, value in record.fields.items():
+            if type(value) in {int, float} and math.isfinite(value):
+                name = key if key in STEP_FIELDS else prefix + key
+                if name in outputs or len(outputs) < MAX_OUTPUTS:
+                    outputs[name] = value
+
+    def _describe_for_mlflow(self, span: Span) -> None:
+        """Fill what MLflow's trace list shows; a child only says what kind it is."""
+        inputs = {key: value for key, value in (span.attributes or {}).items() if not key.startswith("mlflow.")}
+        span.set_attribute("mlflow.spanInputs", json.dumps(inputs, default=str))
+        span.set_attribute("mlflow.spanType", "TASK" if span.parent else "CHAIN")
+        if span.parent is not None:
+            return
+        outputs = self._outputs.pop(span.get_span_context().trace_id, {})
+        span.set_attribute("mlflow.spanOutputs", json.dumps(outputs))
+        if run_id := self._run_id():
+            span.set_attribute("session.id", run_id)
+
+    def _take(self) -> list[ReadableSpan]:
+        """Take the next piece: at most MAX_SPANS spans and MAX_ROOTS roots."""
+        count = roots = 0
+        for span in self._finished[:MAX_SPANS]:
+            roots += span.parent is None
+            if roots > MAX_ROOTS:
+                break
+            count += 1
+        taken = self._finished[:count]
+        del self._finished[:count]
+        return taken
+
+
+class _Collector(SpanProcessor):
+    """Keeps finished spans until the end of the drain."""
+
+    def __init__(self, finished: list[ReadableSpan]) -> None:
+        self._finished = finished
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self._finished.append(span)
+
+
+def foreign_endpoint(environ: Mapping[str, str]) -> str | None:
+    """Return the OTLP endpoint that the standard variables name, if they do."""
+    if environ.get("OTEL_TRACES_EXPORTER") in {"none", "console"}:
+        return None
+    return environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None
+
+
+def _foreign_processor(environ: Mapping[str, str]) -> SpanProcessor:
+    """The stock exporter, which reads its own variables: http/protobuf, or grpc, imported only then."""
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    if protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
+
+        return BatchSpanProcessor(GrpcExporter())
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
+
+    return BatchSpanProcessor(HttpExporter())

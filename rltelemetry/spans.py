@@ -1,0 +1,113 @@
+"""Spans on the caller's side: a real current OpenTelemetry span, ended by the worker at the time it was left.
+
+The end travels through the queue, behind the events that were logged inside the span, so that the worker can still
+add them. A registry of open spans tells our spans from foreign ones, and lets closing end what is still open.
+"""
+
+import random
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from time import monotonic, time_ns
+from typing import Any, Final
+
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags, Tracer, get_current_span, use_span
+
+from rltelemetry.handoff import Handoff, SpanEnd
+from rltelemetry.redact import clean_value, safe_text
+
+__all__ = ["SpanOpener", "add_foreign_event", "event_attributes"]
+
+INT64: Final = 2**63
+"""OTLP drops an attribute with a larger integer; it is written as text."""
+
+
+class SpanOpener:
+    """Opens spans for the caller and sends their ends to the worker.
+
+    Args:
+        tracer: makes the spans; None when tracing is off.
+        handoff: where the ends go.
+        open_spans: the registry, shared with the hand-off and the worker.
+        interval_s: at most one root span per so many seconds; the spans and events of a skipped one are not traced.
+    """
+
+    def __init__(self, tracer: Tracer | None, handoff: Handoff, open_spans: set[Span], interval_s: float) -> None:
+        self._tracer = tracer
+        self._handoff = handoff
+        self._open_spans = open_spans
+        self._interval_s = interval_s
+        self._last_root_at = float("-inf")
+
+    @contextmanager
+    def span(self, name: str, inputs: Mapping[str, Any]) -> Iterator[Span]:
+        """Make a span current for the block; an exception that leaves the block marks it ERROR and goes on."""
+        span = self._start(name, inputs)
+        error: BaseException | None = None
+        with use_span(span, end_on_exit=False, record_exception=False, set_status_on_exception=False):
+            try:
+                yield span
+            except BaseException as raised:
+                error = raised
+                raise
+            finally:
+                if span in self._open_spans:
+                    self._handoff.put_unbounded(SpanEnd(span, time_ns(), _describe(error)))
+
+    def _start(self, name: str, inputs: Mapping[str, Any]) -> Span:
+        is_root = not get_current_span().get_span_context().is_valid
+        if self._tracer is None or (is_root and not self._is_due()):
+            return _untraced()
+        try:
+            span = self._tracer.start_span(safe_text(name), attributes=event_attributes(inputs))
+        except Exception:  # an instrumented SDK's sampler or processor may do anything
+            return _untraced()
+        if span.is_recording():
+            self._open_spans.add(span)
+        return span
+
+    def _is_due(self) -> bool:
+        now = monotonic()
+        if now - self._last_root_at < self._interval_s:
+            return False
+        self._last_root_at = now
+        return True
+
+
+def event_attributes(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Make OTLP attributes of fields: numbers, texts and truth values; None is left out."""
+    attributes: dict[str, Any] = {}
+    for key, value in fields.items():
+        safe = clean_value(value)
+        if safe is None:
+            continue
+        too_large = type(safe) is int and not -INT64 <= safe < INT64
+        attributes[safe_text(key)] = safe_text(safe) if too_large else safe
+    return attributes
+
+
+def add_foreign_event(span: Span, event: str, fields: Mapping[str, Any], stamp_ns: int) -> None:
+    """Add an event to a span that its owner may end before our worker comes round."""
+    span.add_event(event or "event", event_attributes(fields), timestamp=stamp_ns)
+
+
+def _untraced() -> Span:
+    """A span that makes its children untraced, too: valid, but not sampled."""
+    context = SpanContext(
+        trace_id=random.getrandbits(128) or 1,
+        span_id=random.getrandbits(64) or 1,
+        is_remote=False,
+        trace_flags=TraceFlags(TraceFlags.DEFAULT),
+    )
+    return NonRecordingSpan(context)
+
+
+def _describe(error: BaseException | None) -> tuple[str, str, str] | None:
+    """Type, message and traceback of an error; a way out such as KeyboardInterrupt or SystemExit is none."""
+    if not isinstance(error, Exception):
+        return None
+    try:
+        trace = "".join(traceback.format_exception(error))
+    except Exception:
+        trace = ""
+    return type(error).__qualname__, safe_text(error), trace

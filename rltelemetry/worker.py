@@ -1,0 +1,246 @@
+"""The one thread behind the queue: it takes snapshots off, feeds the sinks, and drives delivery within deadlines.
+
+It polls, since waking it for every event would cost the caller as much as doing the work itself: every 100 ms, less
+often when nothing happens, at once when the queue is half full, on a flush and on closing. A failure of one record
+costs that record; a failure of a background task or of the loop itself is said once, and it is started again.
+"""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol
+
+from rltelemetry.chain import to_record
+from rltelemetry.handoff import Call, Handoff, Snapshot, SpanEnd
+from rltelemetry.notices import Notices
+from rltelemetry.types import Record, Sink
+
+__all__ = ["POLL_S", "Deliverer", "SpanSink", "Worker"]
+
+POLL_S: Final = 0.1
+"""The longest that an event waits for the spool while there is traffic (0.26 % of a core)."""
+
+IDLE_POLL_S: Final = 0.2
+"""The same after IDLE_AFTER_S without an event."""
+
+IDLE_AFTER_S: Final = 5.0
+
+CHUNK: Final = 500
+"""Records between two commits and two looks at the other tasks of the loop."""
+
+RESTART_S: Final = 0.5
+"""Pause before something that failed is started again."""
+
+
+class SpanSink(Sink, Protocol):
+    """The sink that owns the spans."""
+
+    def end_span(self, end: SpanEnd) -> None:
+        """End a span that a caller left."""
+
+    def end_open_spans(self, time_ns: int) -> None:
+        """End the spans that callers have open."""
+
+
+class Deliverer(Protocol):
+    """What sends the data that the sinks have put aside."""
+
+    async def drain(self, deadline: float) -> None:
+        """Send what can be sent before `deadline` (monotonic seconds)."""
+
+
+class Worker:
+    """Runs sinks and delivery on a daemon thread.
+
+    Args:
+        handoff: the queue to drain.
+        spans: the tracing sink, or None.
+        sinks: every sink, in the order in which they see a record.
+        delivery: what sends; None when nothing is sent.
+        background: makes the coroutines that run beside the drain; each is started again if it fails.
+        make_loop: makes the event loop.
+        notices: where failures are said.
+        on_loop_lost: called before the loop is made anew after a failure.
+    """
+
+    def __init__(
+        self,
+        handoff: Handoff,
+        spans: SpanSink | None,
+        sinks: Sequence[Sink],
+        delivery: Deliverer | None,
+        background: Sequence[Callable[[], Awaitable[None]]],
+        notices: Notices,
+        make_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+        on_loop_lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.events_processed = 0
+        self.events_dropped: Counter[str] = Counter()
+        self._handoff = handoff
+        self._spans = spans
+        self._sinks = sinks
+        self._delivery = delivery
+        self._background = background
+        self._notices = notices
+        self._make_loop = make_loop
+        self._on_loop_lost = on_loop_lost
+        self._closing_at: float | None = None
+        self._last_event_at = time.monotonic()
+        self._thread = threading.Thread(target=self._main, name="rltelemetry", daemon=True)
+
+    @property
+    def is_current_thread(self) -> bool:
+        """Whether the caller is this worker: what it logs must not come back to it."""
+        return threading.current_thread() is self._thread
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until everything logged before this call was offered to its destination; False on time-out."""
+        done = threading.Event()
+        deadline = time.monotonic() + timeout_s
+        self._handoff.put_unbounded(Call(lambda: self._start_flush(deadline, done)))
+        self._handoff.wake()
+        return done.wait(timeout_s)
+
+    def close(self, timeout_s: float) -> bool:
+        """Process what waits, send what can be sent, end the thread; False if it did not end in time."""
+        self._closing_at = time.monotonic() + timeout_s
+        self._handoff.wake()
+        self._thread.join(timeout_s + 0.1)
+        self._count_drops()
+        if leftover := sum(type(item) is tuple for item in tuple(self._handoff.queue)):
+            self.events_dropped["late"] += leftover
+        return not self._thread.is_alive()
+
+    def _main(self) -> None:
+        while True:
+            loop = self._make_loop()
+            try:
+                loop.run_until_complete(self._live())
+                return
+            except BaseException as error:
+                self._notices.warn("worker", f"the telemetry worker failed and was started again: {error!r}")
+                if self._closing_at is not None:
+                    return
+                self._on_loop_lost()
+                time.sleep(RESTART_S)
+            finally:
+                self._handoff.wake = _nothing
+                loop.close()
+
+    async def _live(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._woken = asyncio.Event()
+        self._handoff.wake = lambda: _wake(loop, self._woken)
+        tasks = [asyncio.create_task(self._supervise(start)) for start in self._background]
+        try:
+            while self._closing_at is None:
+                await self._drain()
+                await self._pause(loop)
+            await self._finish(self._closing_at)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _finish(self, deadline: float) -> None:
+        await self._drain()
+        if self._spans is not None:
+            self._spans.end_open_spans(time.time_ns())
+            self._commit()
+        if self._delivery is not None:
+            await self._delivery.drain(deadline)
+
+    async def _drain(self) -> None:
+        """Take everything off the queue that is on it now, in pieces that leave the loop alive."""
+        queue = self._handoff.queue
+        waiting = len(queue)
+        if waiting:
+            self._last_event_at = time.monotonic()
+        while waiting > 0:
+            for _ in range(min(waiting, CHUNK)):
+                self._take(queue.popleft())
+            waiting -= CHUNK
+            self._commit()
+            await asyncio.sleep(0)
+        self._count_drops()
+
+    def _take(self, item: object) -> None:
+        try:
+            if type(item) is tuple:
+                snapshot = Snapshot._make(item)
+                self._handoff.extra_bytes_taken += snapshot.extra_bytes
+                self._fan_out(to_record(snapshot))
+                self.events_processed += 1
+            elif isinstance(item, SpanEnd) and self._spans is not None:
+                self._spans.end_span(item)
+            elif isinstance(item, Call):
+                item.run()
+        except Exception as error:
+            if type(item) is tuple:
+                self.events_dropped["processor"] += 1
+            self._notices.warn("record", f"an event could not be processed and was dropped: {error!r}")
+
+    def _fan_out(self, record: Record) -> None:
+        """Show the record to every sink; one that fails does not keep it from the others."""
+        for sink in self._sinks:
+            try:
+                sink.emit(record)
+            except Exception as error:
+                self._notices.warn(f"sink {type(sink).__name__}", f"{type(sink).__name__} failed: {error!r}")
+
+    def _commit(self) -> None:
+        for sink in self._sinks:
+            try:
+                sink.commit()
+            except Exception as error:
+                self._notices.warn(f"sink {type(sink).__name__}", f"{type(sink).__name__} failed: {error!r}")
+
+    def _count_drops(self) -> None:
+        drops = self._handoff.take_drops()
+        self.events_dropped.update(drops)
+        if drops["full"]:
+            self._notices.warn(
+                "queue", f"{drops['full']} events were dropped: they came faster than they can be processed"
+            )
+
+    async def _pause(self, loop: asyncio.AbstractEventLoop) -> None:
+        is_idle = time.monotonic() - self._last_event_at > IDLE_AFTER_S
+        timer = loop.call_later(IDLE_POLL_S if is_idle else POLL_S, self._woken.set)
+        await self._woken.wait()
+        self._woken.clear()
+        timer.cancel()
+
+    def _start_flush(self, deadline: float, done: threading.Event) -> None:
+        task = asyncio.get_running_loop().create_task(self._flush(deadline, done))
+        task.add_done_callback(lambda _task: done.set())
+
+    async def _flush(self, deadline: float, done: threading.Event) -> None:
+        self._commit()
+        if self._delivery is not None:
+            await self._delivery.drain(deadline)
+        done.set()
+
+    async def _supervise(self, start: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await start()
+                return
+            except Exception as error:
+                self._notices.warn(f"task {start}", f"a telemetry task failed and was started again: {error!r}")
+                await asyncio.sleep(RESTART_S)
+
+
+def _wake(loop: asyncio.AbstractEventLoop, woken: asyncio.Event) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop was closed: whoever closes it drains the queue
+        loop.call_soon_threadsafe(woken.set)
+
+
+def _nothing() -> None:
+    """Wake nobody: the worker has ended."""
