@@ -1,8 +1,8 @@
 """Event -> metric points: pure, total, and silent about nothing that it refuses.
 
 Stands between the processed record and the metrics sink, on the worker's hot path. The contract (step fields,
-reserved fields, prefixes) is data in `schema`; the rules below keep MLflow from storing a wrong point or refusing a
-whole batch: exact types, a step inside int64, no infinities (stored as 1.8e308), keys of the accepted alphabet.
+reserved fields, prefixes) is data in `schema`; the rules below keep MLflow from storing a wrong point or refusing
+a whole batch: exact types, a step inside int64, no infinities (stored as 1.8e308), keys of the accepted alphabet.
 """
 
 import re
@@ -71,8 +71,8 @@ def extract(record: Record) -> Extraction:
 def metric_key(category: Category, field: str) -> str:
     """Return the wire key of a field: prefixed, and made acceptable to MLflow where it is not.
 
-    Characters outside its alphabet become `_`, empty path segments go, and a key over the limit ends in a digest of
-    what was cut, so that two long names stay two curves.
+    Characters outside its alphabet become `_`, empty path segments go, and a key over the limit ends in a digest
+    of the whole, so that two long names stay two curves.
     """
     return _key(_PREFIXES[category], field)
 

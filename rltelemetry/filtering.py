@@ -1,8 +1,8 @@
 """Which log calls count: RUST_LOG-style directives such as `info,httpx=warning,trainers.spo=debug`.
 
 One filter decides for every sink, in the caller, before anything else is paid for. A directive is a level for all
-loggers, `name=level`, or a bare `name` (that logger at `trace`); the longest dotted prefix of a logger's name wins,
-later duplicates win, and loggers that no directive speaks of are off unless a bare level is given: as in the Rust
+loggers, `name=level`, or a bare `name` (that logger at `trace`); the longest dotted prefix of a logger's name
+wins, later duplicates win, and loggers that no directive speaks of are off unless a bare level is given: as in the Rust
 world, where the notation comes from. `::` may stand for `.`.
 """
 
@@ -57,7 +57,7 @@ BACKEND_LOGGERS: tuple[str, ...] = (
 """Libraries that speak for their own developers; the prefix `torch` covers `torch._inductor` and the rest."""
 
 BACKEND_THRESHOLD = logging.ERROR
-"""A library's warnings (retries, recompiles, deprecations) are the noise that hides a dashboard; its errors are news."""
+"""A library's warnings (retries, recompiles) are the noise that hides a dashboard; its errors are news."""
 
 _DEFAULT_LEVEL = "info"
 _EXPECTED = f"one of {', '.join(LEVELS)}"
@@ -127,6 +127,11 @@ class Filter:
                 return threshold
             name = name.rpartition(".")[0]
         return self.default
+
+    @property
+    def lowest(self) -> int:
+        """The least level at which any logger is heard."""
+        return min(self.default, *self.thresholds.values()) if self.thresholds else self.default
 
     def describe_hidden(self, logger_name: str, level: int = logging.INFO) -> str | None:
         """Say that `logger_name` is not heard at `level`, and from which level on it is; None if it is heard."""

@@ -24,7 +24,18 @@ from rltelemetry.current_span import current_span
 from rltelemetry.redact import freeze, safe_text
 from rltelemetry.types import Fields
 
-__all__ = ["CELL", "ON_FOREIGN_SPAN", "Call", "Cell", "DropReason", "Handoff", "Snapshot", "SpanEnd", "snapshot_fields"]
+__all__ = [
+    "CELL",
+    "ON_FOREIGN_SPAN",
+    "Call",
+    "Cell",
+    "DropReason",
+    "Handoff",
+    "Snapshot",
+    "SpanEnd",
+    "print_plainly",
+    "snapshot_fields",
+]
 
 DropReason = Literal["full", "error"]
 """Why an event never reached the worker: the queue was full, or a hostile value broke its snapshot."""
@@ -164,7 +175,7 @@ class Cell:
 
     def __init__(self) -> None:
         self.active: Handoff | None = None
-        self.fallback: Callable[[str, str, Any, Fields], None] = _print_plainly
+        self.fallback: Callable[[str, str, Any, Fields], None] = print_plainly
 
 
 def snapshot_fields(fields: Fields) -> tuple[Fields, int]:
@@ -208,10 +219,11 @@ def _exception_text(exc_info: Any) -> str:
         return f"<{type(error).__name__}: its text cannot be read>"
 
 
-def _print_plainly(level: str, logger: str, event: Any, fields: Fields) -> None:
+def print_plainly(level: str, logger: str, event: Any, fields: Fields) -> None:
     """Show an event without a pipeline: one line on stderr."""
     pairs = " ".join(f"{safe_text(key)}={safe_text(value)}" for key, value in fields.items())
-    print(f"{level} {logger} {safe_text(event)} {pairs}".rstrip(), file=sys.stderr)
+    if sys.stderr is not None:
+        print(f"{level} {logger} {safe_text(event)} {pairs}".rstrip(), file=sys.stderr)
 
 
 def _nothing() -> None:

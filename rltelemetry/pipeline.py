@@ -6,14 +6,13 @@ first event that it logs, into the same run.
 """
 
 import os
-import sys
 import threading
 import time
 import uuid
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 from opentelemetry.trace import Span
@@ -22,12 +21,15 @@ from rltelemetry.endings import Endings, Status, status_of
 from rltelemetry.forks import watch_forks
 from rltelemetry.handoff import CELL, Call
 from rltelemetry.loggers import HANDOFF, Tee, assemble, channel, set_thresholds
-from rltelemetry.parts import Origin, Parts
 from rltelemetry.processors import normalize_category, sanitize
 from rltelemetry.redact import freeze, is_secret_key
 from rltelemetry.settings import Resolved, Settings, resolve
 from rltelemetry.stats import Stats
 from rltelemetry.stdlib import StdlibHandler
+from rltelemetry.types import Origin
+
+if TYPE_CHECKING:
+    from rltelemetry.parts import Parts
 
 __all__ = ["Telemetry", "configure", "processors"]
 
@@ -71,7 +73,6 @@ class Telemetry:
         self._resolved = resolved
         self._origin = Origin(client_uuid=str(uuid.uuid4()), run_id=None, is_child=False)
         self._parts: Parts | None = None
-        self._stats_at_close = Stats()
         self._is_closed = False
         self._lock = threading.RLock()  # a signal handler may close while the main thread is closing
         self._endings = Endings(self._close_quietly, resolved.settings.handle_signals)
@@ -117,7 +118,7 @@ class Telemetry:
 
     def stats(self) -> Stats:
         """Count what became of everything so far."""
-        return self._parts.stats() if self._parts and not self._is_closed else self._stats_at_close
+        return self._parts.stats() if self._parts else Stats()
 
     def close(self, status: Status = "FINISHED", timeout_s: float | None = None) -> None:
         """End the run with `status`, send what can be sent within `timeout_s`, and keep the rest in the spool.
@@ -164,8 +165,11 @@ class Telemetry:
         watch_forks(lambda: _current.telemetry)
         _point_structlog_here()
 
-    def _build(self) -> Parts:
+    def _build(self) -> "Parts":
         """Make and start the parts, here or, at its first event, in a forked child."""
+        # Loads httpx and the OpenTelemetry SDK, which importing this package must not.
+        from rltelemetry.parts import Parts
+
         self._parts = parts = Parts(self._resolved, self._origin)
         set_thresholds(parts.filter.threshold)
         self._stdlib = StdlibHandler(parts.filter.threshold)
@@ -174,7 +178,7 @@ class Telemetry:
         parts.start()
         return parts
 
-    def _working_parts(self) -> Parts:
+    def _working_parts(self) -> "Parts":
         """The parts; a forked child makes its own when it first needs them."""
         if self._parts is None:
             with self._lock:
@@ -200,7 +204,6 @@ class Telemetry:
         end_ms = time.time_ns() // 1_000_000
         parts.handoff.put_unbounded(Call(lambda: parts.finish(status, end_ms)))
         parts.close(deadline)
-        self._stats_at_close = parts.stats()
 
 
 class _Current:

@@ -8,22 +8,20 @@ from typing import Any
 from structlog.typing import EventDict, WrappedLogger
 
 from rltelemetry.labels import Labels
-from rltelemetry.redact import MASK, clean_text, clean_value, escape_controls, is_secret_key, safe_text
+from rltelemetry.redact import MASK, clean_text, clean_value, is_secret_key, safe_text
 from rltelemetry.schema import CATEGORY_ALIASES, CATEGORY_FIELDS, Category
 
 __all__ = ["CONTROL_FIELDS", "TRACEBACK_FIELDS", "LabelMetrics", "category_of", "normalize_category", "sanitize"]
 
-CONTROL_FIELDS: frozenset[str] = frozenset(
-    {"_from_structlog", "_record", "exc_info", "positional_args", "stack_info"}
-)
+CONTROL_FIELDS: frozenset[str] = frozenset({"_from_structlog", "_record", "exc_info", "positional_args", "stack_info"})
 """Not data: orders for structlog's later processors, which need them untouched."""
 
-TRACEBACK_FIELDS: frozenset[str] = frozenset({"exception", "stack"})
+TRACEBACK_FIELDS: tuple[str, ...] = ("exception", "stack")
 """Rendered tracebacks: the only texts that keep their newlines, and more characters than others."""
 
 _MAX_TRACEBACK = 32_768
 _MAX_KEY = 250
-_STRUCTURE = CONTROL_FIELDS | TRACEBACK_FIELDS | {"category", "event", "level", "logger", "timestamp"}
+_STRUCTURE = CONTROL_FIELDS.union(TRACEBACK_FIELDS) | {"category", "event", "level", "logger", "timestamp"}
 
 
 def category_of(value: object) -> Category:
@@ -55,7 +53,11 @@ def sanitize(logger: WrappedLogger, method_name: str, event_dict: EventDict) -> 
     """
     clean: dict[str, Any] = {}
     for key, value in event_dict.items():
-        name = key if type(key) is str and len(key) <= _MAX_KEY and key.isidentifier() else _clean_key(key, clean)
+        name = (
+            key
+            if type(key) is str and len(key) <= _MAX_KEY and key.isidentifier()
+            else _clean_key(key, clean, event_dict)
+        )
         clean[name] = value if name in CONTROL_FIELDS else _clean_field(name, value)
     return clean
 
@@ -71,17 +73,18 @@ class LabelMetrics:
         self._labels = labels
 
     def __call__(self, logger: WrappedLogger, method_name: str, event_dict: EventDict) -> EventDict:
-        """Return the fields under their labels; of two fields with one label the second keeps its name."""
+        """Return the fields under their labels; a field whose label is taken keeps its name."""
         labelled: dict[str, Any] = {}
         for key, value in event_dict.items():
             label = key if not isinstance(key, str) or key in _STRUCTURE else self._labels.label(key)
-            labelled[key if label in labelled else label] = value
+            is_taken = label in labelled or (label != key and label in event_dict)
+            labelled[key if is_taken else label] = value
         return labelled
 
 
-def _clean_key(key: object, taken: dict[str, Any]) -> str:
-    name = escape_controls(safe_text(key, _MAX_KEY)) or "_"
-    while name in taken:
+def _clean_key(key: object, clean: dict[str, Any], event_dict: EventDict) -> str:
+    name = safe_text(key, _MAX_KEY) or "_"
+    while name in clean or (name != key and name in event_dict):
         name += "_"
     return name
 

@@ -1,14 +1,13 @@
 """What may leave the process: secrets out of texts, control characters escaped, hostile values made safe.
 
-`freeze` runs in the caller and fixes what may change after the log call; everything else runs in the worker, before
-any sink. All of it is total: whatever a value's own code does, a text comes out and nothing is raised.
+`freeze` runs in the caller and fixes what may change after the log call; everything else runs in the worker,
+before any sink. All of it is total: whatever a value's own code does, a text comes out and nothing is raised.
 """
 
 import base64
 import binascii
 import re
 from collections import deque
-from collections.abc import Iterable
 from datetime import date, time, timedelta
 from enum import Enum
 from functools import lru_cache
@@ -43,11 +42,21 @@ _FLOAT_BITS = 1024  # wider integers are no float, and Python refuses to print t
 
 _AS_IS = frozenset({int, float, str, bool, type(None), bytes})
 _PRINTED = (date, time, timedelta, UUID)  # their str reads better than their repr
-_BRACKETS: dict[type, str] = {dict: "{}", list: "[]", tuple: "()", set: "{}", frozenset: "{}", deque: "[]"}
+_BRACKETS: dict[type, tuple[str, str]] = {
+    dict: ("{", "}"),
+    list: ("[", "]"),
+    tuple: ("(", ")"),
+    set: ("{", "}"),
+    frozenset: ("{", "}"),
+    deque: ("[", "]"),
+}
 
 _SCHEMES = r"(?:bearer|basic|digest|negotiate|token)[ \t]+"
 _KEY_WORDS = ("access", "api", "auth", "encryption", "private", "secret", "signing")  # ... followed by "key"
-_NAMES = r"passwd|password|passphrase|pwd|secret|token|authorization|credentials?|(?:%s)[_-]?key" % "|".join(_KEY_WORDS)
+_NAMES = (
+    "passwd|password|passphrase|pwd|secret|token|authorization|credentials?"
+    rf"|(?:{'|'.join(_KEY_WORDS)})[_-]?key"
+)
 _USERINFO = re.compile(r"(?<=://)[^\s/?#\"'<>]*@")
 _PAIR = re.compile(
     rf"((?:{_NAMES})\\?[\"']?[ \t]{{0,3}}[=:][ \t]{{0,3}}\\?|[?&](?:key|sig|signature|auth|code)=)"
@@ -56,14 +65,12 @@ _PAIR = re.compile(
 )
 _BEARER = re.compile(r"\b(bearer)[ \t]+[\w.~+/=-]{6,}", re.IGNORECASE)
 _BASIC = re.compile(r"\b(basic)[ \t]+([\w+/-]{4,}={0,2})", re.IGNORECASE)
-_KNOWN_SHAPES = re.compile(
-    r"\b(?:gh[opsu]_|github_pat_|glpat-|hf_|sk-|dapi|xox[abp]-|AKIA|eyJ[\w-]{8,}\.)[\w.-]{16,}"
-)
+_KNOWN_SHAPES = re.compile(r"\b(?:gh[opsu]_|github_pat_|glpat-|hf_|sk-|dapi|xox[abp]-|AKIA|eyJ[\w-]{8,}\.)[\w.-]{16,}")
 _HINT = re.compile(r"[=:_-]|basic|bearer|dapi|AKIA|eyJ", re.IGNORECASE)  # no secret is recognised without one
 
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _SECRET_WORDS = frozenset(
-    "apikey authorization credential credentials passphrase passwd password pwd secret secrets".split()
+    {"apikey", "authorization", "credential", "credentials", "passphrase", "passwd", "password", "pwd", "secret"}
 )
 _SECRET_LAST = frozenset({"token", "authtoken", "accesstoken", "cookie"})
 
@@ -82,6 +89,7 @@ class Unread(str):
     refusal: str
 
     def __new__(cls, text: str, refusal: str) -> "Unread":
+        """Make the text with its reason."""
         self = super().__new__(cls, text)
         self.refusal = refusal
         return self
@@ -103,7 +111,7 @@ def redact(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def is_secret_key(name: str) -> bool:
-    """Whether a field of this name holds a secret: `api_key`, `dbPassword`, `access_token`, but not `num_tokens`."""
+    """Whether a field of this name holds a secret: `api_key`, `dbPassword`, `hf_token`, but not `num_tokens`."""
     words = [word.lower() for word in _WORDS.findall(name[:MAX_TEXT])]
     if not words:
         return False
@@ -150,8 +158,8 @@ def freeze(value: Any) -> Any:
 
     Returns:
         Exact int, float, str, bool, None and bytes as they are; scalars of numpy, torch and the like as Python
-        numbers; everything else as text: arrays as `float32[64, 4]`, containers as a bounded outline. `Unread` text
-        stands for numbers that were not read.
+        numbers; everything else as text: arrays as `float32[64, 4]`, containers as a bounded outline. `Unread`
+        text stands for numbers that were not read.
     """
     if type(value) in _AS_IS or type(value) is Unread:
         return value
@@ -224,16 +232,14 @@ def _outline(value: Any, depth: int) -> str:
     opening, closing = _BRACKETS[kind]
     if depth == 0:
         return f"{opening}...{closing}"
-    items: Iterable[Any] = value.items() if kind is dict else value
-    texts = [
-        _outline_pair(*item, depth) if kind is dict else _outline(item, depth - 1)
-        for item in islice(items, _MAX_ITEMS)
-    ]
+    first = islice(value.items() if kind is dict else value, _MAX_ITEMS)
+    texts = [_outline_pair(item, depth) if kind is dict else _outline(item, depth - 1) for item in first]
     more = ["..."] if len(value) > _MAX_ITEMS else []
     return f"{opening}{', '.join(texts + more)}{closing}"
 
 
-def _outline_pair(key: Any, value: Any, depth: int) -> str:
+def _outline_pair(item: tuple[Any, Any], depth: int) -> str:
+    key, value = item
     is_secret = isinstance(key, str) and is_secret_key(key)
     return f"{_element(key)}: {MASK if is_secret else _outline(value, depth - 1)}"
 

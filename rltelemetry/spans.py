@@ -14,9 +14,12 @@ from typing import Any, Final
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags, Tracer, get_current_span, use_span
 
 from rltelemetry.handoff import Handoff, SpanEnd
-from rltelemetry.redact import clean_value, safe_text
+from rltelemetry.redact import clean_text, clean_value, safe_text
 
 __all__ = ["SpanOpener", "add_foreign_event", "event_attributes"]
+
+MAX_TRACEBACK: Final = 32_768
+"""Characters of an exception's traceback."""
 
 INT64: Final = 2**63
 """OTLP drops an attribute with a larger integer; it is written as text."""
@@ -107,7 +110,7 @@ def _describe(error: BaseException | None) -> tuple[str, str, str] | None:
     if not isinstance(error, Exception):
         return None
     try:
-        trace = "".join(traceback.format_exception(error))
-    except Exception:
-        trace = ""
-    return type(error).__qualname__, safe_text(error), trace
+        message, trace = str(error), "".join(traceback.format_exception(error))
+    except Exception:  # an error's own text may fail
+        message = trace = ""
+    return type(error).__qualname__, safe_text(message), clean_text(trace, MAX_TRACEBACK, keep_newlines=True)

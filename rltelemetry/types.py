@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from opentelemetry.trace import Span
-
 from rltelemetry.schema import Category
 
-__all__ = ["Fields", "MetricPoint", "Record", "Sink"]
+__all__ = ["Fields", "MetricPoint", "Origin", "Record", "Sink"]
 
 Fields = dict[str, Any]
 """An event's fields in the order in which the caller wrote them."""
@@ -22,6 +20,14 @@ class MetricPoint(NamedTuple):
     timestamp_ms: int
 
 
+class Origin(NamedTuple):
+    """Where a pipeline comes from: a forked child logs into its parent's run and leaves the run's life to it."""
+
+    client_uuid: str
+    run_id: str | None
+    is_child: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """A processed event: its values are safe to print, to encode and to compare.
@@ -33,7 +39,7 @@ class Record:
         event: the message.
         category: the normalised category.
         fields: what is left of the event's fields; numbers are Python numbers.
-        span: the span that was current in the caller, if it is one of ours.
+        span: the OpenTelemetry span that was current in the caller, or `handoff.ON_FOREIGN_SPAN`.
         console: whether the console still has to show it (a foreign structlog chain renders its own).
     """
 
@@ -43,7 +49,7 @@ class Record:
     event: str
     category: Category
     fields: Fields
-    span: Span | None = None
+    span: Any = None
     console: bool = True
 
 

@@ -51,6 +51,9 @@ class Deliverer(Protocol):
     async def drain(self, deadline: float) -> None:
         """Send what can be sent before `deadline` (monotonic seconds)."""
 
+    async def close(self) -> None:
+        """Give connections and files back; nothing is sent after this."""
+
 
 class Worker:
     """Runs sinks and delivery on a daemon thread.
@@ -156,6 +159,7 @@ class Worker:
             self._commit()
         if self._delivery is not None:
             await self._delivery.drain(deadline)
+            await self._delivery.close()
 
     async def _drain(self) -> None:
         """Take everything off the queue that is on it now, in pieces that leave the loop alive."""

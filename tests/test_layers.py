@@ -8,20 +8,24 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 RLTELEMETRY: list[set[str]] = [
-    {"errors", "schema", "clock"},
+    {"errors", "schema", "clock", "endings", "stats", "current_span"},
     {"types"},
     {"settings", "filtering", "labels", "extract", "redact", "notices"},
-    {"processors"},
+    {"processors", "provenance"},
     {"handoff"},
+    {"loggers", "spans", "forks", "chain"},
+    {"stdlib"},
     {"sinks.console", "sinks.otlp", "sinks.mlflow"},
     {"run", "system"},
     {"worker"},
+    {"parts"},
     {"pipeline"},
     {"server", "doctor", "sync", "tail", "compat"},
     {"cli"},
     {"__main__"},
 ]
 TRAINERS: list[set[str]] = [
+    {"errors"},
     {"config"},
     {"runtime"},
     {"returns", "distributions", "normalize", "networks", "optim"},

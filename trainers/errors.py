@@ -3,12 +3,13 @@
 TrainersError
  ├─ ConfigError     a setting, a file or a combination of settings cannot be used     exit code 2
  ├─ TaskError       the task does not exist, or cannot be trained on                  exit code 2
- └─ MissingError    the machine lacks something: a GPU, a package                     exit code 3
+ ├─ MissingError    the machine lacks something: a GPU, a package                     exit code 3
+ └─ DivergenceError training has produced a number that is not finite                 exit code 1
 """
 
 from typing import ClassVar
 
-__all__ = ["ConfigError", "MissingError", "TaskError", "TrainersError"]
+__all__ = ["ConfigError", "DivergenceError", "MissingError", "TaskError", "TrainersError"]
 
 
 class TrainersError(Exception):
@@ -33,3 +34,7 @@ class MissingError(TrainersError):
     """The machine lacks what was asked for: a GPU, an optional package."""
 
     exit_code = 3
+
+
+class DivergenceError(TrainersError):
+    """Training has produced a number that is not finite; going on would only hide where."""

@@ -1,8 +1,8 @@
 """What the console shows on a given stream: dashboard or JSON, with colour or without.
 
 `auto` is a dashboard on a terminal and JSON lines otherwise. NO_COLOR (https://no-color.org) and FORCE_COLOR
-(https://force-color.org) count when they are set and not empty. FORCE_COLOR says that a reader with a terminal sits
-behind the pipe (a CI log, a pager), so it also makes `auto` a dashboard; NO_COLOR wins over it for the colours.
+(https://force-color.org) count when they are set and not empty. FORCE_COLOR says that a reader with a terminal
+sits behind the pipe (a CI log, a pager), so it also makes `auto` a dashboard; NO_COLOR wins over it for the colours.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """A record as text: one dashboard line for eyes, or one JSON object for machines. Pure, and total.
 
-    11-24 02:00:01  TRAINER    train  Timesteps: 2048 | Critic Loss: 0.00031
-    11-24 02:00:02  MISC       WARNING  spool is half full  No metrics
+11-24 02:00:01  TRAINER    train  Timesteps: 2048 | Critic Loss: 0.00031
+11-24 02:00:02  MISC       WARNING  spool is half full  No metrics
 """
 
 import json
@@ -9,7 +9,7 @@ import math
 import time
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeGuard
 
 from rltelemetry.labels import Labels
 from rltelemetry.processors import TRACEBACK_FIELDS
@@ -92,7 +92,7 @@ def _pairs(record: Record, labels: Labels) -> str:
     texts = [
         f"{labels.label(key)}: {format_value(value)}"
         for key, value in record.fields.items()
-        if key not in TRACEBACK_FIELDS
+        if key not in TRACEBACK_FIELDS or not _is_block(value)
     ]
     if len(texts) > _MAX_PAIRS:
         texts[_MAX_PAIRS:] = [f"... {len(texts) - _MAX_PAIRS} more"]
@@ -100,15 +100,14 @@ def _pairs(record: Record, labels: Labels) -> str:
 
 
 def _tracebacks(record: Record) -> str:
-    texts = [safe for name in TRACEBACK_FIELDS if (safe := _traceback(record.fields.get(name)))]
-    return "".join(texts)
+    blocks = [value for name in TRACEBACK_FIELDS if _is_block(value := record.fields.get(name))]
+    return "".join(
+        f"\n    {line}" for block in blocks for line in escape_controls(block, keep_newlines=True).split("\n")
+    )
 
 
-def _traceback(value: Any) -> str:
-    if value is None:
-        return ""
-    text = escape_controls(value, keep_newlines=True) if isinstance(value, str) else safe_text(value)
-    return "".join(f"\n    {line}" for line in text.split("\n"))
+def _is_block(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and "\n" in value
 
 
 def _json_value(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Lines to a stream that may stall for hours, such as the pty of a sleeping ssh client, without stalling anybody.
 
-Whoever puts a line only appends to a bounded deque; one daemon thread writes. When the deque is full the oldest lines
-go, with a count that is told as soon as the stream takes lines again. A stream that is gone ends it in silence.
+Whoever puts a line only appends to a bounded deque; one daemon thread writes. When the deque is full the oldest
+lines go, with a count that is told as soon as the stream takes lines again. A stream that is gone ends it in silence.
 """
 
 import errno
@@ -23,7 +23,7 @@ MAX_CHARACTERS = 8 * 2**20
 _WAKE_LINES = 256  # a long drain is written while it is still being rendered
 _BATCH_CHARACTERS = 65_536
 _GONE = frozenset({errno.EBADF, errno.EIO, errno.ENXIO, errno.EPIPE})
-_RETRY_S = 0.1
+_RETRY_MS = 100
 
 
 class LineWriter:
@@ -51,12 +51,17 @@ class LineWriter:
         self._characters = 0
         self._dropped = 0
         self._state = threading.Condition()
-        self._thread: threading.Thread | None = None
         self._pid = os.getpid()
         self._is_awake = self._is_writing = self._is_closed = False
+        # at once, since no thread can be started when the interpreter goes down, and last words come then
+        self._thread = threading.Thread(target=self._run, name="rltelemetry-console", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._is_closed = True
 
     def put(self, line: str, wake: bool = False) -> None:
-        """Append one line; `wake` has it written at once, else `wake()` does. Never waits for the stream."""
+        """Append one line; it is written at once with `wake`, else at the next `wake()`. Never waits."""
         if self._is_closed or self._is_inherited():
             return
         with self._state:
@@ -90,37 +95,24 @@ class LineWriter:
         is_flushed = self.flush(timeout_s)
         with self._state:
             self._end_locked()
-            thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(max(0.0, deadline - time.monotonic()))
+        if self._thread.is_alive():
+            self._thread.join(max(0.0, deadline - time.monotonic()))
         return is_flushed
 
     def _is_inherited(self) -> bool:
-        # in a forked child the thread is gone and another thread of the parent may have held the lock
+        # in a forked child the thread is gone, and another thread of the parent may have held the lock
         return os.getpid() != self._pid
 
     def _is_full(self) -> bool:
         return len(self._lines) > self._max_lines or self._characters > self._max_characters
 
     def _is_idle(self) -> bool:
-        return self._is_closed or not (self._lines or self._dropped or self._is_writing)
+        return self._is_closed or not (self._is_awake or self._is_writing)
 
     def _wake_locked(self) -> None:
-        if self._is_closed or not (self._lines or self._dropped):
-            return
-        self._is_awake = True
-        if self._thread is None:
-            self._start_locked()
-        self._state.notify_all()
-
-    def _start_locked(self) -> None:
-        thread = threading.Thread(target=self._run, name="rltelemetry-console", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # the interpreter is going down, or the process may have no more threads
-            self._end_locked()
-            return
-        self._thread = thread
+        if not self._is_closed and (self._lines or self._dropped):
+            self._is_awake = True
+            self._state.notify_all()
 
     def _end_locked(self) -> None:
         self._is_closed = True
@@ -129,30 +121,73 @@ class LineWriter:
         self._state.notify_all()
 
     def _run(self) -> None:
-        while (text_and_count := self._take()) is not None:
-            text, num_lines = text_and_count
-            lost = is_gone = False
+        while (batch := self._take()) is not None:
+            lines, dropped = batch
             try:
-                self._write(text)
-            except OSError as error:
-                is_gone = error.errno in _GONE
-                lost = True
+                self._write("".join(f"{line}\n" for line in lines))
+            except OSError as error:  # a full disk, say, may recover
+                self._settle(lost=len(lines) + dropped, is_gone=error.errno in _GONE)
             except Exception:  # a closed stream, or a stand-in that does as it likes: there is nobody to tell
-                is_gone = True
-            with self._state:
-                self._is_writing = False
-                if is_gone:
-                    self._end_locked()
-                elif lost:
-                    self._dropped += num_lines
-                self._state.notify_all()
+                self._settle(is_gone=True)
+            else:
+                self._settle()
 
-    def _take(self) -> tuple[str, int] | None:
-        """Wait for lines and return a batch of them with its count; None when closed."""
+    def _take(self) -> tuple[list[str], int] | None:
+        """Wait for lines; return a batch, led by the count of what was lost before it. None when closed."""
         with self._state:
-            while not (self._is_awake and self._lines):
-                if self._is_closed:
-                    return None
-                self._is_awake = False
+            while not (self._is_awake or self._is_closed):
                 self._state.wait()
-            ...
+            if self._is_closed:
+                return None
+            dropped, self._dropped = self._dropped, 0
+            batch = [self._describe_dropped(dropped)] if dropped else []
+            size = 0
+            while self._lines and size < _BATCH_CHARACTERS:
+                line = self._lines.popleft()
+                size += len(line)
+                batch.append(line)
+            self._characters -= size
+            self._is_awake, self._is_writing = bool(self._lines), True
+            return batch, dropped - bool(dropped)
+
+    def _settle(self, lost: int = 0, is_gone: bool = False) -> None:
+        with self._state:
+            self._is_writing = False
+            self._dropped += lost
+            if is_gone:
+                self._end_locked()
+            self._state.notify_all()
+
+    def _write(self, text: str) -> None:
+        descriptor = self._descriptor()
+        if descriptor is not None:
+            encoding = self._stream.encoding or "utf-8"
+            _write_all(descriptor, memoryview(text.encode(encoding, "backslashreplace")), lambda: self._is_closed)
+            return
+        try:
+            self._stream.write(text)
+        except UnicodeEncodeError:
+            self._stream.write(text.encode("ascii", "backslashreplace").decode("ascii"))
+        self._stream.flush()
+
+    def _descriptor(self) -> int | None:
+        """Return the stream's file descriptor, if writing to it directly is the same as writing to the stream.
+
+        It is better where it can be done: a thread that stalls inside a Python stream holds its lock, which
+        deadlocks a forked child and makes the interpreter abort at exit.
+        """
+        if type(self._stream) is not io.TextIOWrapper or os.name != "posix":
+            return None
+        return self._stream.fileno()  # ValueError if it is closed
+
+
+def _write_all(descriptor: int, data: memoryview, is_cancelled: Callable[[], bool]) -> None:
+    while data:
+        try:
+            data = data[os.write(descriptor, data) :]
+        except BlockingIOError:  # somebody shares this terminal and made it non-blocking
+            if is_cancelled():
+                raise
+            poller = select.poll()
+            poller.register(descriptor, select.POLLOUT)
+            poller.poll(_RETRY_MS)

@@ -1,0 +1,238 @@
+"""The parts of one pipeline, put together by `pipeline`: queue, sinks, spool, client, run, worker.
+
+All of it belongs to the worker thread once it runs, but for the queue, the spans and the console's own lock.
+"""
+
+import asyncio
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from opentelemetry.trace import Span
+
+from rltelemetry.clock import SystemClock
+from rltelemetry.endings import Status
+from rltelemetry.filtering import Filter
+from rltelemetry.handoff import CELL, Handoff, print_plainly
+from rltelemetry.labels import Labels, parse_labels
+from rltelemetry.notices import Notices
+from rltelemetry.run import Run
+from rltelemetry.settings import Resolved, Settings
+from rltelemetry.sinks.console import ConsoleSink, resolve_mode
+from rltelemetry.sinks.mlflow import Delivery, MlflowClient, MlflowSink, Spool, make_loop
+from rltelemetry.sinks.otlp import OtlpSink, foreign_endpoint
+from rltelemetry.spans import SpanOpener, add_foreign_event
+from rltelemetry.stats import Stats
+from rltelemetry.system import SystemSampler
+from rltelemetry.types import Fields, MetricPoint, Origin, Sink
+from rltelemetry.worker import Worker
+
+__all__ = ["Parts"]
+
+CONSOLE_SHARE: Final = 0.15
+"""Part of the closing time that is kept for the last lines on the console."""
+
+WATCHED_LOGGERS: Final = ("trainers", "__main__")
+"""Loggers whose hidden INFO means that no metrics arrive, which somebody should be told."""
+
+
+class Parts:
+    """Builds the parts of a pipeline and connects them.
+
+    Args:
+        resolved: the settings in force.
+        origin: whether this is a program's first pipeline or a forked child's.
+        environ: the environment, for colours and a foreign OTLP back end.
+    """
+
+    def __init__(self, resolved: Resolved, origin: Origin, environ: Mapping[str, str] = os.environ) -> None:
+        self._settings = settings = resolved.settings
+        self._clock = SystemClock()
+        self._open_spans: set[Span] = set()
+        self.handoff = Handoff(settings.queue_events, settings.queue_bytes, self._open_spans, add_foreign_event)
+        problems = list(resolved.warnings)
+        self._console = self._make_console(problems, environ)
+        self._notices = Notices(self._console.write, self._clock)
+        self.filter = self._make_filter(problems)
+        self._delivery = _MlflowParts(settings, origin, self._notices, self._clock) if _exports(settings) else None
+        self._otlp = self._make_otlp(environ)
+        tracer = self._otlp.tracer if self._otlp else None
+        self.spans = SpanOpener(tracer, self.handoff, self._open_spans, settings.trace_interval_s)
+        self.worker = self._make_worker()
+        for problem in problems:
+            self._notices.once(problem, problem)
+        self._say_what_is_hidden(resolved)
+
+    def start(self) -> None:
+        """Start the worker."""
+        self.worker.start()
+
+    @property
+    def run_id(self) -> str | None:
+        """The id of the run; None until it is known."""
+        return self._delivery.run.run_id if self._delivery else None
+
+    @property
+    def run_url(self) -> str | None:
+        """The page of the run; None until it is known."""
+        return self._delivery.run.run_url if self._delivery else None
+
+    def wait_ready(self, timeout_s: float) -> bool:
+        """Wait for the run."""
+        return self._delivery is not None and self._delivery.run.wait_ready(timeout_s)
+
+    def log_params(self, params: Mapping[str, str]) -> None:
+        """Queue parameters; on the worker."""
+        if self._delivery:
+            self._delivery.run.log_params(params)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Queue tags; on the worker."""
+        if self._delivery:
+            self._delivery.run.set_tags(tags)
+
+    def log_artifact(self, path: str, name: str) -> None:
+        """Queue a file; on the worker."""
+        if self._delivery:
+            self._delivery.run.log_artifact(path, name)
+
+    def finish(self, status: Status, end_time_ms: int) -> None:
+        """Queue the run's end; on the worker."""
+        if self._delivery:
+            self._delivery.run.finish(status, end_time_ms)
+
+    def stats(self) -> Stats:
+        """Count what became of everything."""
+        events = Stats(self.worker.events_processed, dict(self.worker.events_dropped))
+        if self._delivery is None:
+            return events
+        points = self._delivery.sink.counts()
+        return Stats(
+            events.events_processed,
+            events.events_dropped,
+            points.extracted,
+            points.sent,
+            points.kept,
+            dict(points.dropped),
+        )
+
+    def close(self, deadline: float) -> None:
+        """End everything before `deadline` (monotonic seconds), and say what became of the data."""
+        share = max(0.0, deadline - time.monotonic()) * CONSOLE_SHARE
+        self.worker.close(max(0.0, deadline - share - time.monotonic()))
+        if self._otlp is not None:
+            self._otlp.close(max(0.0, deadline - share - time.monotonic()))
+        if self._delivery is not None:
+            self._notices.info(self._last_line())
+        CELL.fallback = self._after_close
+        self._console.close(max(share, deadline - time.monotonic()))
+
+    def _after_close(self, level: str, logger: str, event: Any, fields: Fields) -> None:
+        """Show an event that comes too late, and count it: there is no worker any more."""
+        self.worker.events_dropped["closed"] += 1
+        if self._settings.console != "off":
+            print_plainly(level, logger, event, fields)
+
+    def _last_line(self) -> str:
+        stats = self.stats()
+        line = f"telemetry closed; {stats}"
+        if stats.points_kept and self._delivery is not None:
+            line += f"; what is kept lies in {self._delivery.spool.path}"
+        return line
+
+    def _make_console(self, problems: list[str], environ: Mapping[str, str]) -> ConsoleSink:
+        given = self._settings.metric_labels
+        overrides, label_problems = (given, []) if isinstance(given, dict) else parse_labels(given)
+        problems += label_problems
+        mode, color = resolve_mode(self._settings.console, sys.stderr, environ)
+        return ConsoleSink(sys.stderr, Labels(overrides), mode, color)
+
+    def _make_filter(self, problems: list[str]) -> Filter:
+        settings = self._settings
+        if settings.log_filter is not None:
+            chosen, filter_problems = Filter.parse(settings.log_filter)
+        else:
+            chosen, filter_problems = Filter.from_level(settings.log_level, settings.backend_logs_visible)
+        problems += filter_problems
+        return chosen
+
+    def _make_otlp(self, environ: Mapping[str, str]) -> OtlpSink | None:
+        settings, mlflow = self._settings, self._delivery
+        if not settings.traces or (mlflow is None and not foreign_endpoint(environ)):
+            return None
+        deliver = mlflow.sink.add_traces if mlflow else None
+        return OtlpSink(settings.service_name, deliver, lambda: self.run_id, self._open_spans, environ)
+
+    def _make_worker(self) -> Worker:
+        mlflow = self._delivery
+        sinks: list[Sink] = [self._console]
+        if self._otlp is not None:
+            sinks.append(self._otlp)
+        if mlflow is not None:
+            sinks.append(mlflow.sink)  # last: its commit stores what the tracing sink has encoded
+        return Worker(
+            self.handoff,
+            spans=self._otlp,
+            sinks=sinks,
+            delivery=mlflow,
+            background=mlflow.background if mlflow else [],
+            notices=self._notices,
+            make_loop=make_loop,
+            on_loop_lost=mlflow.client.forget_loop if mlflow else _nothing,
+        )
+
+    def _say_what_is_hidden(self, resolved: Resolved) -> None:
+        source = resolved.sources.get("log_filter") or resolved.sources.get("log_level")
+        hidden = (self.filter.describe_hidden(name) for name in WATCHED_LOGGERS)
+        reason = next((text for text in hidden if text), None)
+        if reason is not None and source is not None:
+            value = resolved.settings.log_filter or resolved.settings.log_level
+            self._notices.once("hidden", f"{source}={value} hides metrics: {reason}; they are not exported either")
+
+
+class _MlflowParts:
+    """Everything that ends in MLflow: spool, client, run, sink, delivery, and the sampler that feeds it."""
+
+    def __init__(self, settings: Settings, origin: Origin, notices: Notices, clock: SystemClock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._origin = origin
+        self.spool = Spool.open(settings, notices, clock, client_uuid=origin.client_uuid)
+        self.client = MlflowClient(settings)
+        self.run = Run(
+            settings, self.spool, self.client, notices, clock, origin.client_uuid, origin.run_id, origin.is_child
+        )
+        self.delivery = Delivery(settings, self.spool, self.client, self.run, notices, clock)
+        self.sink = MlflowSink(settings, self.spool, self.delivery, notices)
+        self.background: list[Callable[[], Awaitable[None]]] = [self.run.start, self.delivery.run]
+        if settings.system_metrics and not origin.is_child and importlib.util.find_spec("psutil"):
+            self.background.append(self._sample_system)
+
+    async def drain(self, deadline: float) -> None:
+        """Send what can be sent before `deadline`."""
+        await self.delivery.drain(deadline)
+
+    async def close(self) -> None:
+        """Give the connection and the spool back; an empty spool goes."""
+        await self.client.close()
+        self.spool.close(is_done=True)
+
+    async def _sample_system(self) -> None:
+        sampler = SystemSampler()
+        step = 0
+        while True:
+            await asyncio.sleep(self._settings.system_metrics_interval_s)
+            now_ms = self._clock.time_ns() // 1_000_000
+            self.sink.add_points([MetricPoint(key, value, step, now_ms) for key, value in sampler.sample().items()])
+            step += 1
+
+
+def _exports(settings: Settings) -> bool:
+    return settings.metrics or settings.traces
+
+
+def _nothing() -> None:
+    """Nothing to forget."""

@@ -1,0 +1,167 @@
+"""Where a spool lies: the file, its lock, its sqlite pragmas.
+
+A spool belongs to one process. The owner holds a POSIX lock on a file beside the database (not on the database: closing
+another descriptor of it would release sqlite's own locks), which the kernel drops when the owner dies and which a
+forked child does not inherit.
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import sqlite3
+import time
+from pathlib import Path
+from typing import Final, Literal
+
+__all__ = ["SpoolFile", "connect_disk", "connect_memory", "default_directory", "is_network_file_system"]
+
+SCHEMA_VERSION: Final = 1
+SUFFIX: Final = ".spool"
+
+SCHEMA: Final = f"""
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS rows (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL, count INTEGER NOT NULL, body BLOB NOT NULL, taken INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX IF NOT EXISTS rows_by_kind ON rows (kind, id);
+CREATE TABLE IF NOT EXISTS dead (id INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL, reason TEXT NOT NULL);
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+
+NETWORK_FILE_SYSTEMS: Final = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "lustre", "beegfs", "gpfs", "ceph", "fuse.sshfs", "9p"}
+)
+"""WAL needs memory that all users of the file share; these have none."""
+
+_owned: set[Path] = set()
+
+
+class SpoolFile:
+    """One spool's file and its lock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: int | None = None
+
+    @classmethod
+    def new(cls, directory: Path, time_ns: int) -> "SpoolFile":
+        """Name a file that nobody has; nothing is made yet."""
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(time_ns / 1e9))
+        return cls(directory / f"{stamp}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}")
+
+    @classmethod
+    def all_in(cls, directory: Path) -> list["SpoolFile"]:
+        """Return the spools of a directory, oldest first."""
+        return [cls(path) for path in sorted(directory.glob(f"*{SUFFIX}"))]
+
+    @property
+    def lock_path(self) -> Path:
+        """The file that the owner holds locked."""
+        return self.path.with_suffix(".lock")
+
+    def acquire(self) -> bool:
+        """Become the owner; False if somebody else is, in this process or another."""
+        if self._lock is not None:
+            return True
+        if self.path in _owned:
+            return False
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return False
+        self._lock = descriptor
+        _owned.add(self.path)
+        return True
+
+    def release(self, *, remove: bool) -> None:
+        """Give the file up; remove it if nothing is left to send."""
+        doomed = [self.path, *(self.path.with_name(self.path.name + end) for end in ("-wal", "-shm", "-journal"))]
+        for path in [*doomed, self.lock_path] if remove else []:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+            _owned.discard(self.path)
+
+    def quarantine(self) -> Path:
+        """Put a damaged or foreign file aside, under a name that says so."""
+        aside = self.path.with_name(f"{self.path.name}.damaged-{secrets.token_hex(2)}")
+        with contextlib.suppress(OSError):
+            self.path.rename(aside)
+        for end in ("-wal", "-shm", "-journal"):
+            with contextlib.suppress(OSError):
+                self.path.with_name(self.path.name + end).unlink()
+        return aside
+
+
+def connect_disk(file: SpoolFile, durability: Literal["normal", "full"]) -> sqlite3.Connection:
+    """Open, or make, the database of a file that we own.
+
+    Raises:
+        OSError: the directory cannot be written, or somebody else owns the file.
+        sqlite3.Error: the file cannot be used, even after a damaged one was put aside.
+    """
+    if not file.acquire():
+        raise BlockingIOError(f"{file.path} is in use by another process")
+    descriptor = os.open(file.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    os.close(descriptor)
+    try:
+        return _open(file.path, durability)
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError:
+        file.quarantine()
+        return _open(file.path, durability)
+
+
+def connect_memory() -> sqlite3.Connection:
+    """Open an empty database in memory."""
+    db = sqlite3.connect(":memory:", check_same_thread=False)
+    db.executescript(SCHEMA)
+    return db
+
+
+def default_directory() -> Path:
+    """Return `$XDG_STATE_HOME/rltelemetry`, or its place under the home directory."""
+    state = os.environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local" / "state") / "rltelemetry"
+
+
+def is_network_file_system(path: Path, mounts: str | None = None) -> bool:
+    """Say whether a path lies on a network file system, by the kernel's table of mounts."""
+    try:
+        table = Path("/proc/mounts").read_text() if mounts is None else mounts
+    except OSError:
+        return False
+    best, kind = "", ""
+    for line in table.splitlines():
+        fields = line.split()
+        if len(fields) < 3:
+            continue
+        point = fields[1].replace("\\040", " ")
+        if Path(point) in (path, *path.parents) and len(point) >= len(best):
+            best, kind = point, fields[2]
+    return kind in NETWORK_FILE_SYSTEMS
+
+
+def _open(path: Path, durability: Literal["normal", "full"]) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=0.1, check_same_thread=False)
+    try:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version not in {0, SCHEMA_VERSION}:
+            raise sqlite3.DatabaseError(f"schema version {version}")
+        mode = "TRUNCATE" if is_network_file_system(path) else "WAL"
+        db.execute(f"PRAGMA journal_mode = {mode}").fetchall()
+        db.execute(f"PRAGMA synchronous = {durability.upper()}")
+        db.executescript(SCHEMA)
+        db.execute("SELECT count(*) FROM rows").fetchone()
+    except BaseException:
+        db.close()
+        raise
+    return db

@@ -1,0 +1,438 @@
+"""Secrets, control characters, hostile values, and the caller's snapshot table."""
+
+import copy
+import io
+import pickle
+import sys
+import threading
+import timeit
+from collections import OrderedDict, UserDict, deque, namedtuple
+from decimal import Decimal
+from enum import Enum, IntEnum
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rltelemetry.redact import (
+    MAX_TEXT,
+    Unread,
+    clean_text,
+    clean_value,
+    escape_controls,
+    freeze,
+    is_secret_key,
+    redact,
+    safe_text,
+)
+from rltelemetry.schema import Category
+
+SECRET = "hunter2-XyZ"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"GET http://user:{SECRET}@host:5000/api",
+        f"postgresql+psycopg://user:p@{SECRET}@host/db",
+        f"http://{SECRET}@host",
+        f"https://host/x?a=1&token={SECRET}&b=2",
+        f"https://host/x?key={SECRET}",
+        f"https://host/x?sig={SECRET}#top",
+        f"MLFLOW_TRACKING_TOKEN={SECRET}",
+        f"password: {SECRET}",
+        f'{{"api_key": "{SECRET} with spaces"}}',
+        f"{{'client_secret': '{SECRET}'}}",
+        f'{{\\"password\\": \\"{SECRET}\\"}}',
+        f"SecretAccess_Key={SECRET}",
+        f"Authorization: Bearer {SECRET}",
+        f"Authorization: Basic {SECRET}",
+        f"authorization={SECRET}",
+        f"headers={{'authorization': 'Token {SECRET}'}}",
+        f"sent bearer {SECRET} to the server",
+        f"Settings(password='{SECRET}', x=1)",
+    ],
+)
+def test_a_planted_secret_is_gone(text: str) -> None:
+    assert SECRET not in redact(text)
+    assert "***" in redact(text)
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["dXNlcjpwYXNzd29yZA==", "dXNlcjpwYXNzd29yZA"],
+)
+def test_basic_credentials_are_known_by_their_content(token: str) -> None:
+    assert redact(f"Basic {token} refused") == "Basic *** refused"
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "ghp_0123456789abcdefghij",
+        "hf_abcdefghijABCDEFGHIJ",
+        "dapi0123456789abcdef0123",
+        "eyJhbGciOiJI.eyJzdWIiOiIxMjM0NTY3.SflKxwRJSMeKKF2QT4",
+    ],
+)
+def test_tokens_of_known_shape_are_masked_wherever_they_stand(token: str) -> None:
+    assert token not in redact(f"using {token} now")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "train",
+        "http://localhost:5000/api/2.0/mlflow/runs/log-batch",
+        "https://host/@user/x",
+        "num_tokens=512 tokens_per_second: 3",
+        "Basic training of the bearers",
+        "loss=0.5 lr=3e-4 key=trainer/loss",
+        "tokenizer=gpt2",
+        "ratio 3:4",
+    ],
+)
+def test_harmless_texts_stay_as_they_are(text: str) -> None:
+    assert redact(text) == text
+
+
+def test_what_surrounds_a_secret_stays() -> None:
+    assert redact("GET http://u:p@h:1/x?token=abc&b=2 failed") == "GET http://***@h:1/x?token=***&b=2 failed"
+
+
+@pytest.mark.parametrize("piece", ["://", "token=", "a-", "basic ", 'password="', "x:@", "\\", "secret", "&key="])
+def test_redaction_of_a_megabyte_takes_linear_time(piece: str) -> None:
+    text = piece * (2**18 // len(piece))
+    quarter = min(timeit.repeat(lambda: redact(text[: len(text) // 4]), number=1, repeat=3))
+    whole = min(timeit.repeat(lambda: redact(text), number=1, repeat=3))
+    assert whole < 12 * quarter + 0.05  # 16 times would be quadratic
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["password", "db_password", "dbPassword", "token", "access_token", "hf-token", "api_key", "apiKey", "APIKEY",
+     "Authorization", "client_secret", "AWS_SECRET_ACCESS_KEY", "credentials", "private_key", "MLFLOW_TRACKING_TOKEN"],
+)  # fmt: skip
+def test_secret_names_are_known(name: str) -> None:
+    assert is_secret_key(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "num_tokens",
+        "tokens_per_second",
+        "tokenizer",
+        "key",
+        "keyboard",
+        "monkey",
+        "secretary",
+        "loss",
+        "",
+        "é",
+        "author",
+    ],
+)
+def test_other_names_are_not(name: str) -> None:
+    assert not is_secret_key(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("a\nb\r\t", r"a\nb\r\t"),
+        ("\x1b[31mred\x1b[0m", r"\x1b[31mred\x1b[0m"),
+        ("\x00\x7f\x80\x9b", r"\x00\x7f\x80\x9b"),
+        ("a\ud800b", "a\ufffdb"),
+        ("a\u2028b\u202ec\ufeff", r"a\u2028b\u202ec\ufeff"),
+        ("Länge 日本 \xa0 🎉", "Länge 日本 \xa0 🎉"),
+    ],
+)
+def test_controls_become_visible(text: str, escaped: str) -> None:
+    assert escape_controls(text) == escaped
+
+
+def test_newlines_may_be_kept() -> None:
+    assert escape_controls("a\n\tb\x1b\r", keep_newlines=True) == "a\n" + r"\tb\x1b\r"
+
+
+def test_long_texts_are_cut_with_a_count() -> None:
+    assert clean_text("x" * 2**20) == "x" * MAX_TEXT + f"... ({2**20 - MAX_TEXT} more characters)"
+
+
+class RaisingRepr:
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+class RaisingEverything:
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+class HostileMeta(type):
+    def __getattribute__(cls, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+class HostileClass(metaclass=HostileMeta):
+    pass
+
+
+class RaisingFloat:
+    def __float__(self) -> float:
+        raise RuntimeError("no")
+
+
+class HostileInt(int):
+    def __int__(self) -> int:
+        raise RuntimeError("no")
+
+    __repr__ = __str__ = __index__ = __float__ = __int__  # type: ignore[assignment]
+
+
+class HostileStr(str):
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+    __len__ = __repr__ = __hash__ = __str__  # type: ignore[assignment]
+
+
+class HostileDict(dict[str, int]):
+    def items(self) -> Any:
+        raise RuntimeError("no")
+
+    __len__ = __iter__ = items
+
+
+class Color(Enum):
+    RED = 1
+
+
+class Size(IntEnum):
+    SMALL = 3
+
+
+Pair = namedtuple("Pair", "left right")
+
+
+def recursive() -> list[Any]:
+    loop: list[Any] = [1]
+    loop.append(loop)
+    loop.append({"loop": loop})
+    return loop
+
+
+HOSTILE: list[Any] = [
+    RaisingRepr(), RaisingEverything(), HostileClass(), HostileClass, RaisingFloat(), HostileInt(3), HostileStr("text"),
+    HostileDict(a=1), recursive(), [RaisingRepr(), RaisingEverything()],
+    MagicMock(), Decimal("sNaN"), Fraction(10**400), 10**5000, [10**5000], 1j, "x" * 2**20, b"\xff" * 2**20, "\ud800",
+    bytearray(10), memoryview(b"abc"), np.array([RaisingRepr()], dtype=object), np.array(RaisingRepr(), dtype=object),
+    ValueError(RaisingRepr()), UserDict(a=1), range(10**9), torch.zeros(3, device="meta"),
+    threading.Lock(), sys, io.StringIO(), SimpleNamespace(shape=(1, 2)), SimpleNamespace(shape=(), dtype=RaisingRepr()),
+    np.longdouble("1e400"), np.datetime64("2026-01-01"), np.zeros((), dtype=[("a", "i4")]), Color, object,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("index", range(len(HOSTILE)))  # some are too hostile for pytest itself
+def test_a_hostile_value_becomes_something_safe(index: int) -> None:
+    value = HOSTILE[index]
+    frozen = freeze(value)
+    assert type(frozen) in {int, float, str, bool, type(None), bytes, Unread}
+    cleaned = clean_value(value)
+    assert type(cleaned) in {int, float, str, bool, type(None), Unread}
+    for text in [str(cleaned), safe_text(value)]:
+        assert len(text) <= MAX_TEXT * 5
+        assert text.isprintable()
+
+
+def test_a_value_that_cannot_be_shown_says_its_type() -> None:
+    assert freeze(RaisingRepr()) == "<unrepresentable RaisingRepr>"
+    assert freeze(HostileClass()) == "<unrepresentable HostileClass>"
+    assert freeze([1, RaisingRepr()]) == "[1, <unrepresentable RaisingRepr>]"
+
+
+@pytest.mark.parametrize("value", [0, -3, 2**70, 0.5, "text", True, None, b"bytes"])
+def test_plain_values_pass_as_they_are(value: Any) -> None:
+    assert freeze(value) is value
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.float32(0.5), 0.5),
+        (np.float64(0.5), 0.5),
+        (np.int64(3), 3),
+        (np.bool_(True), True),
+        (np.str_("a"), "a"),
+        (np.array(2), 2),
+        (np.longdouble("0.5"), 0.5),
+        (torch.tensor(2.5), 2.5),
+        (torch.tensor(3), 3),
+        (torch.tensor(True), True),
+        (torch.tensor(2.0, requires_grad=True), 2.0),
+        (torch.tensor(2.0, requires_grad=True) * 2, 4.0),
+        (Decimal("0.5"), 0.5),
+        (Fraction(1, 2), 0.5),
+        (Size.SMALL, 3),
+    ],
+)
+def test_scalars_become_python_values(value: Any, expected: Any) -> None:
+    frozen = freeze(value)
+    assert frozen == expected
+    assert type(frozen) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (np.zeros((64, 4), np.float32), "float32[64, 4]"),
+        (np.zeros(1), "float64[1]"),
+        (torch.zeros(64, 4), "float32[64, 4]"),
+        (torch.zeros(0, dtype=torch.int64), "int64[0]"),
+    ],
+)
+def test_arrays_become_type_and_shape(value: Any, text: str) -> None:
+    frozen = freeze(value)
+    assert frozen == text
+    assert frozen.refusal == "not_scalar"
+
+
+class FakeCudaTensor:
+    is_cuda = True
+    dtype = torch.float32
+
+    def __init__(self, *shape: int) -> None:
+        self.shape = torch.Size(shape)
+
+    def item(self) -> float:
+        raise AssertionError("a device tensor was read")
+
+    __float__ = cpu = numpy = detach = __repr__ = item  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(("shape", "text"), [((), "<cuda tensor float32[]>"), ((2, 3), "<cuda tensor float32[2, 3]>")])
+def test_a_device_tensor_is_never_read(shape: tuple[int, ...], text: str) -> None:
+    frozen = freeze(FakeCudaTensor(*shape))
+    assert frozen == text
+    assert frozen.refusal == "on_device"
+    assert clean_value(frozen).refusal == "on_device"
+    assert freeze([FakeCudaTensor()]) == "[<cuda tensor float32[]>]"
+
+
+def test_other_accelerators_are_not_read_either() -> None:
+    assert freeze(torch.tensor(1.0, device="meta")).refusal == "on_device"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ([1, 2], "[1, 2]"),
+        ((1,), "(1)"),
+        ({"a": 1.5, "b": None}, "{'a': 1.5, 'b': None}"),
+        (OrderedDict(a=1), "{'a': 1}"),
+        (deque([1]), "[1]"),
+        (Pair(1, "x"), "(1, 'x')"),
+        (list(range(100_000)), "[0, 1, 2, 3, 4, 5, ...]"),
+        ([[[[1]]]], "[[[[...]]]]"),
+        ({"password": SECRET, "n": {"api_key": SECRET}}, "{'password': ***, 'n': {'api_key': ***}}"),
+        ([torch.zeros(1000), np.float32(1)], "[float32[1000], 1.0]"),
+        (["x" * 100], "['" + "x" * 80 + "... (20 more characters)']"),
+    ],
+)
+def test_containers_become_a_bounded_outline(value: Any, text: str) -> None:
+    assert freeze(value) == text
+
+
+def test_a_snapshot_does_not_change_with_its_source() -> None:
+    source = {"a": [1]}
+    frozen = freeze(source)
+    source["a"].append(2)
+    assert frozen == "{'a': [1]}"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (ValueError("bad"), "ValueError: bad"),
+        (Path("a/b"), "a/b"),
+        (Color.RED, "RED"),
+        (Category.TRAINER, "TRAINER"),
+    ],
+)
+def test_the_rest_becomes_text(value: Any, text: str) -> None:
+    frozen = freeze(value)
+    assert type(frozen) is str
+    assert frozen == text
+
+
+def test_subclasses_of_plain_types_are_read_past_their_own_methods() -> None:
+    assert (type(freeze(HostileInt(3))), freeze(HostileInt(3))) == (int, 3)
+    assert (type(freeze(HostileStr("text"))), freeze(HostileStr("text"))) == (str, "text")
+
+
+def test_rendered_texts_are_cut_in_the_caller() -> None:
+    assert freeze(ValueError("x" * 5000)).endswith("more characters)")
+    assert len(freeze(ValueError("x" * 5000))) < 1100
+
+
+@pytest.mark.parametrize("value", [torch.zeros(1000), np.zeros(1000), torch.zeros(1000, requires_grad=True)])
+def test_a_thousand_elements_cost_less_than_twenty_microseconds(value: Any) -> None:
+    assert min(timeit.repeat(lambda: freeze(value), number=100, repeat=20)) / 100 < 20e-6
+
+
+@pytest.mark.parametrize(("value", "refusal"), [(RaisingFloat(), "not_convertible"), (1j, "not_convertible")])
+def test_a_number_that_cannot_be_read_keeps_its_reason_through_the_chain(value: Any, refusal: str) -> None:
+    assert clean_value(freeze(value)).refusal == refusal
+
+
+def test_unread_texts_travel() -> None:
+    text = Unread("<cuda tensor float32[]>", "on_device")
+    for other in [pickle.loads(pickle.dumps(text)), copy.deepcopy(text), freeze(text)]:
+        assert (other, other.refusal) == (text, "on_device")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (1, 1),
+        (2**70, 2**70),
+        (10**400, "<integer of 1329 bits>"),
+        ("a\x1b", r"a\x1b"),
+        ("token=abc", "token=***"),
+        (b"caf\xc3\xa9\xff\n", r"café\xff\n"),
+        (np.float32(0.5), 0.5),
+        ([1], "[1]"),
+    ],
+)
+def test_clean_values_are_safe_for_every_sink(value: Any, expected: Any) -> None:
+    assert clean_value(value) == expected
+
+
+HOSTILE_VALUES = st.integers(0, len(HOSTILE) - 1).map(lambda index: HOSTILE[index])  # sampled_from prints them all
+
+
+@given(
+    st.recursive(
+        st.text() | st.binary() | st.floats() | st.integers() | st.none() | HOSTILE_VALUES,
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner),
+    )
+)
+def test_any_structure_becomes_a_clean_value(value: Any) -> None:
+    cleaned = clean_value(freeze(value))
+    assert type(cleaned) in {int, float, str, bool, type(None), Unread}
+    assert not isinstance(cleaned, str) or escape_controls(cleaned) == cleaned
+
+
+@given(st.text())
+def test_escaped_text_is_one_encodable_line(text: str) -> None:
+    escaped = escape_controls(text)
+    assert len(escaped.splitlines()) <= 1
+    escaped.encode()

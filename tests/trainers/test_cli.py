@@ -1,0 +1,443 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from rltelemetry.errors import SettingsError
+from rltelemetry.filtering import Filter
+from trainers import __main__ as main_module
+from trainers.cli import commands, ppo, spo
+from trainers.cli.arguments import Arguments, parse
+from trainers.cli.signals import GRACE_S, exits_on_signals
+from trainers.cli.telemetry import choose_server, telemetry_fields
+from trainers.config import PpoConfig, load
+from trainers.errors import DivergenceError
+
+CONFIG = str(Path(__file__).parents[2] / "configs" / "ppo.yaml")
+
+
+@pytest.fixture
+def yaml(tmp_path: Path) -> Path:
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "training_core:\n  gamma: 0.5\n  seed: 7\n"
+        "logging:\n  run_name: from-file\n  tracking_uri: http://file:1\n  log_level: warning\n  experiment_id: '5'\n"
+    )
+    return file
+
+
+# --- arguments
+
+
+def test_bare_command_has_the_defaults() -> None:
+    arguments = parse([])
+    assert arguments == Arguments(PpoConfig(), frozenset(), is_offline=False, is_quiet=False)
+
+
+@pytest.mark.parametrize("form", [["--config", "{}"], ["--config={}"]])
+def test_flag_wins_over_file_and_file_over_default(yaml: Path, form: list[str]) -> None:
+    config = parse([text.format(yaml) for text in form] + ["--training-core.gamma", "0.25"]).config
+    assert config.training_core.gamma == 0.25
+    assert config.training_core.seed == 7
+    assert config.training_core.gae_lambda == PpoConfig().training_core.gae_lambda
+
+
+def test_position_of_the_file_among_the_flags_does_not_matter(yaml: Path) -> None:
+    config = parse(["--training-core.gamma", "0.25", "--config", str(yaml)]).config
+    assert config.training_core.gamma == 0.25
+
+
+@pytest.mark.parametrize(
+    ("flags", "section", "name", "expected"),
+    [
+        (["--seed", "3"], "training_core", "seed", 3),
+        (["--seed=3"], "training_core", "seed", 3),
+        (["--device", "cpu"], "hardware", "device", "cpu"),
+        (["--run-name", "a=b"], "logging", "run_name", "a=b"),
+        (["--mlflow-run-id", "abc"], "logging", "run_id", "abc"),
+        (["--mlflow_run_id=abc"], "logging", "run_id", "abc"),
+        (["--architecture.hidden-sizes", "8", "4"], "architecture", "hidden_sizes", (8, 4)),
+        (["--optimization.no-anneal-lr"], "optimization", "anneal_lr", False),
+        (["--optimization.actor-lr", "1e-3"], "optimization", "actor_lr", 1e-3),
+        (["--environment.options", "a", "1", "b", "x"], "environment", "options", {"a": 1, "b": "x"}),
+    ],
+)
+def test_flags_reach_their_settings(flags: list[str], section: str, name: str, expected: object) -> None:
+    config = parse(["--config", CONFIG, *flags]).config
+    assert getattr(getattr(config, section), name) == expected
+
+
+def test_last_of_a_flag_and_its_shortcut_wins() -> None:
+    assert parse(["--seed", "3", "--training-core.seed", "4"]).config.training_core.seed == 4
+    assert parse(["--training-core.seed", "4", "--seed", "3"]).config.training_core.seed == 3
+
+
+def test_logging_settings_that_came_as_flags_are_known(yaml: Path) -> None:
+    flags = ["--run-name", "x", "--logging.console=json", "--logging.no-backend-logs-visible"]
+    assert {"run_name", "console", "backend_logs_visible"} <= parse(["--config", str(yaml), *flags]).logging_flags
+    assert "tracking_uri" not in parse(["--config", str(yaml), *flags]).logging_flags
+
+
+def test_help_shows_the_files_values(yaml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(["--config", str(yaml), "--help"])
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--training-core.gamma FLOAT Discount." in text
+    assert "0.999. (default: 0.5)" in text
+    assert "Short for --training-core.seed. (default: 7)" in text
+
+
+def test_printed_configuration_is_the_resulting_one(
+    yaml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(["--config", str(yaml), "--seed", "9", "--print-config"])
+    assert caught.value.code == 0
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    assert load(printed, PpoConfig) == parse(["--config", str(yaml), "--seed", "9"]).config
+
+
+def test_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("ppo 0.")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--optimization.actor-lrr", "1"], "--optimization.actor-lr"),
+        (["--training-core.gamma", "2"], "less than or equal to 1"),
+        (["--training-core.horizon", "33", "--training-core.num-minibatches", "5"], "expected a divisor of the batch"),
+        (["--device", "tpu"], "auto, cpu, cuda or cuda:N"),
+        (["--config"], "--config"),
+    ],
+)
+def test_wrong_flag_ends_with_a_message_and_code_2(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(flags)
+    assert caught.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+# --- telemetry settings: flag > environment > YAML > default
+
+
+def fields_of(argv: list[str], **environ: str) -> dict[str, object]:
+    return telemetry_fields("ppo", parse(argv), environ)
+
+
+def test_file_speaks_where_the_environment_is_silent(yaml: Path) -> None:
+    fields = fields_of(["--config", str(yaml)])
+    assert fields["run_name"] == "from-file"
+    assert fields["tracking_uri"] == "http://file:1"
+    assert fields["service_name"] == "ppo"
+    assert "spool_dir" not in fields
+
+
+def test_environment_wins_over_the_file(yaml: Path) -> None:
+    fields = fields_of(
+        ["--config", str(yaml)],
+        MLFLOW_TRACKING_URI="http://env:1",
+        MLFLOW_RUN_NAME="from-env",
+        OTEL_SERVICE_NAME="mine",
+        MLFLOW_EXPERIMENT_NAME="pendulum",
+    )
+    assert fields.keys().isdisjoint({"tracking_uri", "run_name", "service_name"})
+    assert "experiment_id" not in fields, "an experiment is an experiment, by whichever name"
+
+
+def test_empty_variable_counts_as_none(yaml: Path) -> None:
+    assert fields_of(["--config", str(yaml)], MLFLOW_RUN_NAME="")["run_name"] == "from-file"
+
+
+def test_flag_wins_over_the_environment(yaml: Path) -> None:
+    flags = ["--config", str(yaml), "--run-name", "from-flag", "--logging.tracking-uri", "http://flag:1"]
+    fields = fields_of(flags, MLFLOW_TRACKING_URI="http://env:1", MLFLOW_RUN_NAME="from-env")
+    assert fields["run_name"] == "from-flag"
+    assert fields["tracking_uri"] == "http://flag:1"
+
+
+def test_flag_that_repeats_the_files_value_still_wins_over_the_environment(yaml: Path) -> None:
+    fields = fields_of(["--config", str(yaml), "--run-name", "from-file"], MLFLOW_RUN_NAME="from-env")
+    assert fields["run_name"] == "from-file"
+
+
+def test_experiment_by_flag_makes_the_files_void(yaml: Path) -> None:
+    fields = fields_of(["--config", str(yaml), "--logging.experiment-name", "mine"])
+    assert fields["experiment_name"] == "mine"
+    assert "experiment_id" not in fields
+
+
+def test_directives_of_the_environment_win_over_the_files_level(yaml: Path) -> None:
+    assert "log_filter" not in fields_of(["--config", str(yaml)], RUST_LOG="debug")
+
+
+@pytest.mark.parametrize(
+    ("flags", "level", "backend"),
+    [
+        (["--logging.log-level", "debug"], "debug", "error"),
+        (["--logging.log-level", "critical"], "critical", "critical"),
+        (["--logging.log-level", "info", "--logging.backend-logs-visible"], "info", "info"),
+    ],
+)
+def test_level_by_flag_wins_over_directives_of_the_environment(flags: list[str], level: str, backend: str) -> None:
+    directives = fields_of(flags, RUST_LOG="error")["log_filter"]
+    chosen, problems = Filter.parse(str(directives))
+    assert problems == []
+    assert chosen.threshold("trainers.ppo") == Filter.parse(level)[0].default
+    assert chosen.threshold("torch._inductor") == Filter.parse(backend)[0].default
+
+
+def test_offline_exports_nothing_and_quiet_shows_nothing() -> None:
+    fields = fields_of(["--no-mlflow", "--quiet"])
+    assert (fields["metrics"], fields["traces"], fields["console"]) == (False, False, "off")
+
+
+def test_address_that_is_none_is_refused_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SettingsError, match="tracking_uri"):
+        fields_of(["--logging.tracking-uri", "localhost:5000"])
+    assert ppo(["--logging.tracking-uri", "localhost:5000"]) == 2
+    assert capsys.readouterr().err.startswith("ppo: tracking_uri: ")
+
+
+# --- where MLflow is
+
+
+class OwnServer(NamedTuple):
+    uri: str
+    is_new: bool
+
+
+class FakeServers:
+    def __init__(self, found: str | None = None, own: OwnServer | Exception | None = None) -> None:
+        self._found, self._own = found, own
+
+    def find(self) -> str | None:
+        return self._found
+
+    def ensure(self, directory: Path, /) -> OwnServer:
+        assert directory == Path.cwd()
+        assert self._own is not None, "nothing had to be started"
+        if isinstance(self._own, Exception):
+            raise self._own
+        return self._own
+
+
+def chosen(servers: FakeServers, argv: list[str], **environ: str) -> tuple[object, list[str]]:
+    lines: list[str] = []
+    fields = fields_of(argv, **environ)
+    return choose_server(fields, environ, lines.append, servers).get("tracking_uri"), lines
+
+
+def test_server_that_is_given_is_not_looked_for() -> None:
+    assert chosen(FakeServers("http://found:1"), ["--logging.tracking-uri", "http://given:1"]) == (
+        None,
+        ["MLflow: http://given:1"],
+    )
+    assert chosen(FakeServers("http://found:1"), [], MLFLOW_TRACKING_URI="http://given:1")[0] is None
+
+
+def test_password_in_the_address_is_not_shown() -> None:
+    _, lines = chosen(FakeServers(), [], MLFLOW_TRACKING_URI="http://me:secret@given:1")
+    assert lines == ["MLflow: http://given:1"]
+
+
+def test_server_that_answers_is_taken() -> None:
+    assert chosen(FakeServers("http://localhost:5000"), []) == (
+        "http://localhost:5000",
+        ["MLflow: http://localhost:5000"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("is_new", "note"),
+    [(True, "(starting; stop it with 'rltelemetry down')"), (False, "(stop it with 'rltelemetry down')")],
+)
+def test_else_one_of_our_own_is_used(is_new: bool, note: str) -> None:
+    own = OwnServer("http://127.0.0.1:5001", is_new)
+    assert chosen(FakeServers(own=own), []) == (own.uri, [f"MLflow: {own.uri} {note}"])
+
+
+def test_server_that_cannot_be_started_is_said_and_costs_nothing() -> None:
+    uri, lines = chosen(FakeServers(own=OSError("no free port")), [])
+    assert uri is None
+    assert lines == [
+        "MLflow: none is running, and none could be started: no free port",
+        "MLflow: metrics wait on disk for http://localhost:5000",
+    ]
+
+
+def test_offline_looks_for_no_server() -> None:
+    assert chosen(FakeServers("http://found:1"), ["--no-mlflow"]) == (None, ["MLflow: off"])
+
+
+# --- signals
+
+
+def exit_code_of(work: Callable[[], None], monotonic: Callable[[], float] = time.monotonic) -> object:
+    with pytest.raises(SystemExit) as caught, exits_on_signals(monotonic):
+        work()
+    return caught.value.code
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_signal_unwinds_the_block_with_its_code(name: str, code: int) -> None:
+    unwound = []
+
+    def work() -> None:
+        try:
+            signal.raise_signal(getattr(signal, name))
+        finally:
+            unwound.append(True)
+
+    assert exit_code_of(work) == code
+    assert unwound == [True]
+
+
+def test_handlers_are_given_back() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    with exits_on_signals():
+        assert signal.getsignal(signal.SIGTERM) not in before
+    with pytest.raises(SystemExit), exits_on_signals():
+        signal.raise_signal(signal.SIGINT)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+def test_second_signal_does_not_cut_the_flush_short_until_the_grace_is_over() -> None:
+    now, flushed = [0.0], []
+
+    def work() -> None:
+        try:
+            signal.raise_signal(signal.SIGHUP)
+        finally:
+            now[0] = GRACE_S - 1
+            signal.raise_signal(signal.SIGTERM)
+            flushed.append(True)
+            now[0] = GRACE_S
+            signal.raise_signal(signal.SIGTERM)
+            flushed.append(False)
+
+    assert exit_code_of(work, lambda: now[0]) == 143
+    assert flushed == [True]
+
+
+def test_second_ctrl_c_is_left_to_the_system() -> None:
+    left = []
+
+    def work() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            left.append(signal.getsignal(signal.SIGINT))
+
+    assert exit_code_of(work) == 130
+    assert left == [signal.SIG_DFL]
+
+
+def test_ignored_signal_stays_ignored() -> None:
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with exits_on_signals():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+
+
+def test_other_threads_leave_signals_alone() -> None:
+    seen = []
+
+    def work() -> None:
+        with exits_on_signals():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [signal.SIG_DFL]
+
+
+# --- exit codes
+
+
+def test_file_that_cannot_be_used_is_code_2_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text("optimization:\n  actor_lrr: 3e-4\n")
+    assert ppo(["--config", str(file)]) == 2
+    expected = f"ppo: {file}, line 2: optimization.actor_lrr: is no setting. Did you mean 'actor_lr'?\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_spo_says_that_it_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert spo([]) == 3
+    assert capsys.readouterr().err == "spo: SPO is not part of this version. Train with `ppo`.\n"
+
+
+def test_missing_extra_is_code_3_with_the_pip_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "trainers.cli.arguments", None)
+    monkeypatch.setattr(commands, "EXTRA", frozenset({"trainers"}))
+    assert ppo([]) == 3
+    assert "is not installed. Install it: pip install 'rltelemetry[trainers]'" in capsys.readouterr().err
+
+
+def test_other_missing_module_is_a_defect_and_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trainers.cli.arguments", None)
+    with pytest.raises(ModuleNotFoundError):
+        ppo([])
+
+
+def test_divergence_is_code_1_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def diverge() -> int:
+        raise DivergenceError("update 3: got nan")
+
+    assert commands._explained("ppo", diverge) == 1
+    assert capsys.readouterr().err == "ppo: update 3: got nan\n"
+
+
+@pytest.mark.parametrize("argv", [[], ["a2c"]])
+def test_module_needs_a_command(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main_module.main(argv) == 2
+    assert "expected one of ppo, spo" in capsys.readouterr().err
+
+
+def test_module_passes_the_arguments_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main_module.main(["ppo", "--config", "/nowhere.yaml"]) == 2
+    assert "ppo: /nowhere.yaml: cannot be read" in capsys.readouterr().err
+
+
+def run(*argv: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *argv], capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environ}
+    )
+
+
+def test_help_loads_neither_torch_nor_envpool() -> None:
+    code = (
+        "import sys\nfrom trainers.cli import ppo\n"
+        f"try:\n    ppo(['--config', {CONFIG!r}, '--help'])\n"
+        "except SystemExit as error:\n    assert error.code == 0\n"
+        "print(sorted({'torch', 'envpool', 'gymnasium', 'mlflow'} & sys.modules.keys()), file=sys.stderr)"
+    )
+    result = run("-c", code)
+    assert result.stderr == "[]\n"
+    assert "Train PPO on an envpool task" in result.stdout
+
+
+def test_process_ends_with_the_commands_code() -> None:
+    result = run("-m", "trainers", "spo")
+    assert (result.returncode, result.stdout) == (3, "")
+    assert result.stderr.count("\n") == 1

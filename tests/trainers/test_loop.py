@@ -1,0 +1,186 @@
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from structlog.testing import capture_logs
+
+from trainers.config import EnvironmentConfig, EvaluationConfig, PpoConfig
+from trainers.emit import Emitter
+from trainers.envs import VectorEnv, make_vector_env
+from trainers.evaluation import Evaluator
+from trainers.loop import Outcome, train
+from trainers.ppo import Ppo
+from trainers.rollout import RolloutStorage
+from trainers.runtime import prepare
+
+NUM_ENVS, HORIZON = 4, 8
+
+Events = list[MutableMapping[str, Any]]
+
+
+class OneNumber(NamedTuple):
+    actor_loss: float
+
+
+class AlwaysLeft:
+    """An algorithm that never learns, and notes what the loop asks of it."""
+
+    def __init__(self, env: VectorEnv) -> None:
+        self.num_updates = 0
+        self.progress: list[float] = []
+        self._spec = env.spec
+
+    def make_storage(self, num_envs: int) -> RolloutStorage:
+        return RolloutStorage(self._spec, HORIZON, num_envs)
+
+    def begin_rollout(self, storage: RolloutStorage) -> None:
+        pass
+
+    def act(self, storage: RolloutStorage, t: int) -> None:
+        storage.action[t] = 0
+
+    def act_deterministic(self, obs_NO: NDArray[np.float32], /) -> NDArray[Any]:
+        return np.zeros(len(obs_NO), np.int64)
+
+    def update(self, storage: RolloutStorage, progress: float) -> OneNumber:
+        self.num_updates += 1
+        self.progress.append(progress)
+        return OneNumber(0.5)
+
+
+class Tracer:
+    """Notes spans as they open and close, as paths."""
+
+    def __init__(self) -> None:
+        self.opened: list[str] = []
+        self._path: list[str] = []
+
+    @contextmanager
+    def span(self, name: str, /, **inputs: Any) -> Iterator[None]:
+        self._path.append(name)
+        self.opened.append("/".join(self._path))
+        yield
+        self._path.pop()
+
+
+def trained(num_updates: int, eval_interval: int = 2) -> tuple[AlwaysLeft, Outcome, Events, Tracer]:
+    env, tracer = make_vector_env("CartPole-v1", NUM_ENVS, seed=1), Tracer()
+    algorithm = AlwaysLeft(env)
+    evaluation = EvaluationConfig(eval_interval=eval_interval, num_eval_episodes=2, num_envs=2)
+    with capture_logs() as events:
+        outcome = train(
+            algorithm, env, Evaluator(evaluation, EnvironmentConfig()), Emitter("fake", tracer), num_updates
+        )
+    return algorithm, outcome, events, tracer
+
+
+def of(events: Events, category: str) -> Events:
+    return [event for event in events if event["category"] == category]
+
+
+def test_every_update_emits_trainer_actor_and_misc() -> None:
+    _, _, events, _ = trained(num_updates=3)
+    for category in ("TRAINER", "ACTOR", "MISC"):
+        assert [event["policy_version"] for event in of(events, category)] == [1, 2, 3]
+    assert [event["update"] for event in of(events, "MISC")] == [1, 2, 3]
+
+
+def test_events_of_an_update_share_their_stamp() -> None:
+    _, _, events, _ = trained(num_updates=4)
+    stamps = {(event["timesteps"], event["policy_version"]) for event in events}
+    assert len(stamps) == 4
+
+
+def test_timesteps_are_environment_steps_without_dummies() -> None:
+    _, outcome, events, _ = trained(num_updates=8)
+    timesteps = [event["timesteps"] for event in of(events, "TRAINER")]
+    finished = of(events, "ACTOR")[-1]["episodes"]
+    assert timesteps == sorted(timesteps)
+    assert timesteps[0] == HORIZON * NUM_ENVS
+    num_dummies = 8 * HORIZON * NUM_ENVS - outcome.timesteps
+    assert outcome.timesteps == timesteps[-1]
+    assert finished - NUM_ENVS <= num_dummies <= finished
+    assert num_dummies > 0
+
+
+def test_progress_runs_from_zero_to_before_the_end() -> None:
+    algorithm, _, events, _ = trained(num_updates=4)
+    assert algorithm.progress == [0.0, 0.25, 0.5, 0.75]
+    assert [event["progress"] for event in of(events, "MISC")] == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_evaluation_keeps_its_cadence_and_ends_with_the_final_policy() -> None:
+    _, outcome, events, _ = trained(num_updates=5, eval_interval=2)
+    seen = [(event["policy_version"], event["phase"]) for event in of(events, "EVALUATOR")]
+    assert seen == [(2, "training"), (4, "training"), (5, "final")]
+    assert outcome.evaluation is not None
+    assert outcome.evaluation.mean_return == of(events, "EVALUATOR")[-1]["mean_return"]
+
+
+def test_last_evaluation_on_cadence_is_not_repeated() -> None:
+    _, _, events, _ = trained(num_updates=4, eval_interval=2)
+    seen = [(event["policy_version"], event["phase"]) for event in of(events, "EVALUATOR")]
+    assert seen == [(2, "training"), (4, "final")]
+
+
+def test_without_evaluation_there_is_none_at_the_end_either() -> None:
+    _, outcome, events, tracer = trained(num_updates=2, eval_interval=0)
+    assert of(events, "EVALUATOR") == []
+    assert outcome.evaluation is None
+    assert "update/evaluate" not in tracer.opened
+
+
+def test_one_trace_per_update_with_its_parts_as_children() -> None:
+    *_, tracer = trained(num_updates=2, eval_interval=2)
+    first = ["update", "update/rollout", "update/optimise"]
+    assert tracer.opened == [*first, *first, "update/evaluate"]
+
+
+def test_durations_are_those_of_the_parts() -> None:
+    _, outcome, events, _ = trained(num_updates=3, eval_interval=2)
+    misc = of(events, "MISC")
+    assert [event["evaluation_duration_ms"] is None for event in misc] == [True, False, False]
+    for event in misc:
+        training_ms = event["rollout_duration_ms"] + event["update_duration_ms"]
+        assert 0 < training_ms <= 1000 * outcome.duration_s
+    first = misc[0]
+    training_s = (first["rollout_duration_ms"] + first["update_duration_ms"]) / 1000
+    assert first["steps_per_second"] == pytest.approx(first["timesteps"] / training_s)
+    assert of(events, "EVALUATOR")[0]["duration_ms"] == misc[1]["evaluation_duration_ms"]
+
+
+def run_ppo(seed: int, **changes: dict[str, Any]) -> tuple[Outcome, Events]:
+    fields = PpoConfig().model_dump()
+    fields["training_core"]["seed"] = seed
+    for section, values in changes.items():
+        fields[section] |= values
+    config = PpoConfig(**fields)
+    runtime = prepare(config.hardware, seed)
+    env = make_vector_env(config.environment.task, config.environment.num_envs, runtime.seeds.environment)
+    evaluator = Evaluator(config.evaluation, config.environment)
+    with capture_logs() as events:
+        outcome = train(Ppo(env.spec, config, runtime), env, evaluator, Emitter("ppo", Tracer()), config.num_updates)
+    return outcome, events
+
+
+def test_evaluation_does_not_change_the_training() -> None:
+    short = {"total_timesteps": 4 * 2048}
+    evaluations = [{"eval_interval": interval, "num_eval_episodes": 2, "num_envs": 2} for interval in (0, 1)]
+    runs = [run_ppo(1, training_core=short, evaluation=evaluation)[1] for evaluation in evaluations]
+    without, with_it = ([{**event} for event in of(events, "TRAINER")] for events in runs)
+    assert len(without) == 4
+    assert without == with_it
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_default_configuration_solves_cartpole(seed: int) -> None:
+    outcome, events = run_ppo(seed)
+    assert outcome.evaluation is not None
+    assert outcome.evaluation.episodes == 20
+    assert outcome.evaluation.mean_return is not None
+    assert outcome.evaluation.mean_return >= 475
+    solved_at = next(event["timesteps"] for event in of(events, "EVALUATOR") if event["mean_return"] >= 475)
+    assert solved_at <= 150_000

@@ -1,0 +1,1 @@
+"""PPO and SPO on envpool environments, in torch; every run reports through rltelemetry."""

@@ -1,0 +1,78 @@
+"""The commands from start to exit code.
+
+0 done; 1 unexpected, with a traceback, or diverged; 2 bad flags, file or task; 3 something is not installed or not
+there; 128 + number after a signal. Telemetry never changes the code.
+
+What is slow to import (torch, envpool) or comes with an extra is imported where it is needed: `--help` stays quick,
+MLflow's address stands on the screen before torch is loaded, and a missing package becomes a sentence.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from trainers.errors import MissingError, TrainersError
+
+__all__ = ["ppo", "spo"]
+
+EXTRA: Final = frozenset({"envpool", "gymnasium", "numpy", "psutil", "ruamel", "torch", "tyro"})
+"""What `[trainers]` installs."""
+
+
+def ppo(argv: Sequence[str] | None = None) -> int:
+    """Run `ppo`; returns its exit code."""
+    return _explained("ppo", lambda: _train_ppo(sys.argv[1:] if argv is None else argv))
+
+
+def spo(argv: Sequence[str] | None = None) -> int:
+    """Run `spo`; returns its exit code."""
+
+    def refuse() -> int:
+        raise MissingError("SPO is not part of this version. Train with `ppo`.")
+
+    return _explained("spo", refuse)
+
+
+def say(line: str) -> None:
+    """Write a line to stderr; a closed terminal is no reason to stop a training."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            print(line, file=sys.stderr, flush=True)
+
+
+def _explained(command: str, work: Callable[[], int]) -> int:
+    """Turn what users can mend into one line and an exit code; anything else keeps its traceback."""
+    from rltelemetry.errors import SettingsError
+
+    try:
+        return work()
+    except TrainersError as error:
+        say(f"{command}: {error}")
+        return error.exit_code
+    except SettingsError as error:
+        say(f"{command}: {error}")
+        return 2
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRA:
+            raise
+        say(f"{command}: {package} is not installed. Install it: pip install 'rltelemetry[trainers]'")
+        return MissingError.exit_code
+
+
+def _train_ppo(argv: Sequence[str]) -> int:
+    from trainers.cli.arguments import parse
+    from trainers.cli.signals import exits_on_signals
+    from trainers.cli.telemetry import choose_server, telemetry_fields
+
+    arguments = parse(argv)
+    with exits_on_signals():
+        fields = telemetry_fields("ppo", arguments, os.environ)
+        fields |= choose_server(fields, os.environ, (lambda _: None) if arguments.is_quiet else say)
+
+        from trainers.cli.training import train_ppo
+
+        train_ppo(arguments.config, fields)
+    return 0

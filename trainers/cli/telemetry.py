@@ -1,0 +1,121 @@
+"""From the command line to rltelemetry: which settings are in force, and where MLflow is.
+
+Precedence: flag > environment > YAML > default. rltelemetry knows arguments, environment and defaults; here the
+YAML's values are held back where an environment variable speaks, and the flags' are not.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from rltelemetry.filtering import BACKEND_LOGGERS, BACKEND_THRESHOLD, LEVELS
+from rltelemetry.settings import ENVIRONMENT, resolve
+from trainers.cli.arguments import Arguments
+from trainers.config import LoggingConfig
+
+__all__ = ["Servers", "choose_server", "telemetry_fields"]
+
+RIVALS: Final = {
+    "log_level": "log_filter",
+    "backend_logs_visible": "log_filter",
+    "experiment_id": "experiment_name",
+    "experiment_name": "experiment_id",
+}
+"""Settings that another one makes void: what the environment says of the rival outranks the YAML, too."""
+
+
+class Server(Protocol):
+    """An MLflow server of our own."""
+
+    @property
+    def uri(self) -> str:
+        """Where it answers, or will."""
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it has just been started."""
+
+
+class Servers(Protocol):
+    """What is asked of `rltelemetry.server`."""
+
+    def find(self) -> str | None:
+        """The address of an MLflow server that answers, if there is one."""
+
+    def ensure(self, directory: Path, /) -> Server:
+        """The directory's own server, started if need be."""
+
+
+def telemetry_fields(service_name: str, arguments: Arguments, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the keyword arguments of `rltelemetry.configure`.
+
+    Raises:
+        SettingsError: one of them cannot be used.
+    """
+    in_environment = {variable.field for variable in ENVIRONMENT if any(map(environ.get, variable.names))}
+    flags = arguments.logging_flags
+    values = {"service_name": service_name, **arguments.config.logging.model_dump(exclude_none=True)}
+    fields = {
+        name: value
+        for name, value in values.items()
+        if name in flags or not (in_environment | flags) & {name, RIVALS.get(name, name)}
+    }
+    if "log_filter" in in_environment and flags & {"log_level", "backend_logs_visible"}:
+        fields["log_filter"] = _as_filter(arguments.config.logging)
+    if arguments.is_offline:
+        fields |= {"metrics": False, "traces": False}
+    if arguments.is_quiet:
+        fields["console"] = "off"
+    resolve(fields, environ)  # a mistake is said now, not after torch has been loaded
+    return fields
+
+
+def choose_server(
+    fields: Mapping[str, Any], environ: Mapping[str, str], say: Callable[[str], None], servers: Servers | None = None
+) -> dict[str, Any]:
+    """Decide where MLflow is, without waiting for it, and say so.
+
+    The one that is given; else the one that answers at the default address; else one of our own, started in the
+    background. Whatever goes wrong here costs the training nothing: data waits in the spool.
+
+    Returns:
+        Fields to add.
+    """
+    resolved = resolve(fields, environ)
+    if not resolved.settings.metrics and not resolved.settings.traces:
+        say("MLflow: off")
+        return {}
+    if "tracking_uri" in resolved.sources:
+        say(f"MLflow: {resolved.settings.tracking_uri}")
+        return {}
+    try:
+        uri, note = _find_or_start(servers or _servers())
+    except Exception as error:
+        say(f"MLflow: none is running, and none could be started: {error}")
+        say(f"MLflow: metrics wait on disk for {resolved.settings.tracking_uri}")
+        return {}
+    say(f"MLflow: {uri}{note}")
+    return {"tracking_uri": uri}
+
+
+def _find_or_start(servers: Servers) -> tuple[str, str]:
+    if (found := servers.find()) is not None:
+        return found, ""
+    server = servers.ensure(Path.cwd())
+    state = "starting; " if server.is_new else ""
+    return server.uri, f" ({state}stop it with 'rltelemetry down')"
+
+
+def _servers() -> Servers:
+    from rltelemetry import server
+
+    return server
+
+
+def _as_filter(logging: LoggingConfig) -> str:
+    """The flags' level as directives: they must outrank directives from the environment, which outrank a level."""
+    level = logging.log_level
+    if logging.backend_logs_visible:
+        return level
+    backend = level if LEVELS[level] > BACKEND_THRESHOLD else "error"
+    return ",".join([level, *(f"{name}={backend}" for name in BACKEND_LOGGERS)])

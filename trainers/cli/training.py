@@ -1,0 +1,57 @@
+"""One PPO run, put together: runtime, environments, learner, evaluation, telemetry, loop."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import rltelemetry
+from trainers.config import PpoConfig
+from trainers.emit import Emitter
+from trainers.envs import VectorEnv, make_vector_env
+from trainers.evaluation import Evaluator
+from trainers.loop import Outcome, train
+from trainers.ppo import Ppo
+from trainers.runtime import prepare
+
+__all__ = ["train_ppo"]
+
+
+def train_ppo(config: PpoConfig, telemetry_fields: Mapping[str, Any]) -> Outcome:
+    """Train; the telemetry is opened once everything else stands, so that a mistake leaves no run behind.
+
+    Raises:
+        TrainersError: the task, a setting or the machine is not up to it, or training diverged.
+    """
+    runtime = prepare(config.hardware, config.training_core.seed)
+    env = _make_env(config, runtime.seeds.environment)
+    evaluator = Evaluator(config.evaluation, config.environment)
+    algorithm = Ppo(env.spec, config, runtime)
+    with rltelemetry.configure(**telemetry_fields) as telemetry:
+        telemetry.log_params(config.model_dump(exclude={"logging"}))
+        telemetry.set_tags({"algorithm": "ppo", "task": config.environment.task, "device": str(runtime.device)})
+        emitter = Emitter("ppo", telemetry)
+        emitter.started(
+            task=config.environment.task,
+            device=str(runtime.device),
+            num_parameters=sum(parameter.numel() for parameter in algorithm.network.parameters()),
+            num_updates=config.num_updates,
+            batch_size=config.batch_size,
+        )
+        outcome = train(algorithm, env, evaluator, emitter, config.num_updates)
+        emitter.finished(
+            duration_s=outcome.duration_s,
+            steps_per_second=outcome.steps_per_second,
+            mean_return=outcome.evaluation.mean_return if outcome.evaluation else None,
+        )
+    return outcome
+
+
+def _make_env(config: PpoConfig, seed: int) -> VectorEnv:
+    environment = config.environment
+    return make_vector_env(
+        environment.task,
+        environment.num_envs,
+        seed,
+        num_threads=environment.num_threads,
+        max_episode_steps=environment.max_episode_steps,
+        options=environment.options,
+    )

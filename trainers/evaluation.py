@@ -1,0 +1,121 @@
+"""Deterministic episodes in environments of their own, on a fixed cadence.
+
+Nothing here draws a random number or steps an environment that training uses: a run with evaluation trains exactly
+as one without.
+Shapes: N evaluation environments.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainers.config import EnvironmentConfig, EvaluationConfig
+from trainers.envs import VectorEnv, make_vector_env
+from trainers.rollout import EpisodeSummary
+
+__all__ = ["Evaluator", "is_evaluation_due", "run_episodes"]
+
+MAX_EPISODE_STEPS: Final = 108_000
+"""Half an hour of Atari. A deterministic policy can walk in circles, in a task without a time limit for ever."""
+
+ActDeterministic = Callable[[NDArray[np.float32]], NDArray[Any]]
+
+
+def is_evaluation_due(update: int, eval_interval: int, num_eval_episodes: int) -> bool:
+    """Return whether to evaluate after `update`, counted from 1: every eval_interval-th time, 0 being never."""
+    return eval_interval > 0 and update % eval_interval == 0 and num_eval_episodes > 0
+
+
+class Evaluator:
+    """Owns the evaluation's environments.
+
+    Args:
+        evaluation: cadence, episodes and seed.
+        environment: the task.
+    """
+
+    def __init__(self, evaluation: EvaluationConfig, environment: EnvironmentConfig) -> None:
+        self._config = evaluation
+        self._env: VectorEnv | None = None
+        if self.is_enabled:
+            self._env = make_vector_env(
+                environment.task,
+                min(evaluation.num_envs, evaluation.num_eval_episodes),
+                evaluation.seed,
+                num_threads=environment.num_threads,
+                max_episode_steps=environment.max_episode_steps,
+                options=environment.options,
+            )
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether the run evaluates at all."""
+        return self._config.eval_interval > 0 and self._config.num_eval_episodes > 0
+
+    def is_due(self, update: int) -> bool:
+        """Return whether to evaluate after `update`."""
+        return is_evaluation_due(update, self._config.eval_interval, self._config.num_eval_episodes)
+
+    def evaluate(self, act: ActDeterministic) -> EpisodeSummary:
+        """Run one evaluation."""
+        assert self._env is not None, "evaluation is switched off"
+        return run_episodes(act, self._env, self._config.num_eval_episodes)
+
+    def close(self) -> None:
+        """Release the environments."""
+        if self._env is not None:
+            self._env.close()
+
+
+def run_episodes(
+    act: ActDeterministic, env: VectorEnv, num_episodes: int, max_episode_steps: int = MAX_EPISODE_STEPS
+) -> EpisodeSummary:
+    """Run episodes to their ends: the first ones of each environment, equally many in each (give or take one).
+
+    The first to finish anywhere would be the short ones, and the mean biased.
+
+    Args:
+        act: observations [N, O] -> actions.
+        env: N environments; all are reset first.
+        num_episodes: how many in all.
+        max_episode_steps: after so many steps per episode, on average, unfinished ones count as they stand.
+    """
+    num_envs = env.num_envs
+    quota_N = num_episodes // num_envs + (np.arange(num_envs) < num_episodes % num_envs)
+    finished_N, length_N, return_N = np.zeros(num_envs, int), np.zeros(num_envs, int), np.zeros(num_envs)
+    returns: list[float] = []
+    lengths: list[int] = []
+
+    def count(envs_M: NDArray[np.intp]) -> None:
+        returns.extend(return_N[envs_M].tolist())
+        lengths.extend(length_N[envs_M].tolist())
+
+    obs_NO = env.reset()
+    for _ in range(max_episode_steps * int(quota_N.max())):
+        step = env.step(act(obs_NO))
+        obs_NO = step.obs
+        return_N += np.where(step.valid, step.reward, 0.0)
+        length_N += step.valid
+        ended_N = step.valid & (step.terminated | step.truncated)
+        count(np.flatnonzero(ended_N & (finished_N < quota_N)))
+        finished_N += ended_N
+        return_N[ended_N] = length_N[ended_N] = 0
+        if (finished_N >= quota_N).all():
+            break
+    else:
+        count(np.flatnonzero(finished_N < quota_N))
+    return _summarize(np.array(returns), np.array(lengths))
+
+
+def _summarize(returns: NDArray[np.float64], lengths: NDArray[np.int_]) -> EpisodeSummary:
+    return EpisodeSummary(
+        episodes=returns.size,
+        mean_return=float(returns.mean()),
+        min_return=float(returns.min()),
+        max_return=float(returns.max()),
+        episode_length_mean=float(lengths.mean()),
+        episode_length_min=float(lengths.min()),
+        episode_length_max=float(lengths.max()),
+    )

@@ -1,0 +1,231 @@
+"""PPO's learner: acts during a rollout, then makes several passes over it.
+
+Shapes: T horizon, N envs, S = T + 1, V valid rows of a rollout, B minibatch, O observation, P distribution
+parameters, K metrics of a gradient step.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainers.config import PpoConfig
+from trainers.distributions import make_distribution
+from trainers.envs import EnvSpec
+from trainers.errors import DivergenceError
+from trainers.networks import ActorCritic
+from trainers.optim import FlatAdam, linear_anneal
+from trainers.ppo.losses import actor_loss, critic_loss, explained_variance, normalize
+from trainers.returns import gae
+from trainers.rollout import RolloutStorage
+from trainers.runtime import Runtime
+
+__all__ = ["Ppo", "UpdateMetrics"]
+
+
+class UpdateMetrics(NamedTuple):
+    """One update in numbers; losses and the like are means over its gradient steps.
+
+    `explained_variance` is that of the values from before the update, NaN where all targets are equal.
+    """
+
+    actor_loss: float
+    critic_loss: float
+    entropy: float
+    approx_kl: float
+    clip_fraction: float
+    global_grad_norm: float
+    explained_variance: float
+    actor_lr: float
+    critic_lr: float
+    num_gradient_steps: int
+
+
+class _Batch(NamedTuple):
+    """Rows to learn from, all with the same leading dimension."""
+
+    obs: Tensor
+    action: Tensor
+    log_prob: Tensor
+    advantage: Tensor
+    value: Tensor
+
+    def select(self, index: Tensor) -> "_Batch":
+        return _Batch(*[rows.index_select(0, index) for rows in self])
+
+    def split(self, num_parts: int) -> Iterator["_Batch"]:
+        """Nearly equal parts, as views."""
+        return map(_Batch, *[rows.tensor_split(num_parts) for rows in self])
+
+
+class Ppo:
+    """Clipped PPO with generalised advantage estimation.
+
+    Args:
+        spec: what the environments look like.
+        config: the run's configuration.
+        runtime: device and seeds.
+
+    Attributes:
+        network: the actor and the critic.
+        num_updates: updates made so far; the version of the policy.
+    """
+
+    def __init__(self, spec: EnvSpec, config: PpoConfig, runtime: Runtime) -> None:
+        self.num_updates = 0
+        self._spec, self._device = spec, runtime.device
+        self._core, self._optimization = config.training_core, config.optimization
+        self._distribution = make_distribution(spec.action.kind, spec.action.sizes)
+        self.network = ActorCritic(
+            spec.obs_size,
+            self._distribution.num_outputs,
+            num_free=self._distribution.num_free,
+            hidden_sizes=config.architecture.hidden_sizes,
+            activation=config.architecture.activation,
+            shared=config.architecture.shared,
+            generator=torch.Generator().manual_seed(runtime.seeds.network),
+        ).to(self._device)
+        self._optimizer = FlatAdam(
+            [self.network.actor_parameters(), self.network.critic_parameters()],
+            self._learning_rates(0.0),
+            eps=self._optimization.adam_eps,
+            max_grad_norm=self._optimization.max_grad_norm,
+        )
+        self._noise_generator = torch.Generator(self._device).manual_seed(runtime.seeds.policy)
+        self._minibatch_generator = torch.Generator(self._device).manual_seed(runtime.seeds.minibatch)
+
+    def make_storage(self, num_envs: int) -> RolloutStorage:
+        """Allocate a rollout with room for the behaviour policy's parameters and its noise."""
+        sizes = {
+            "params": (self._distribution.num_outputs + self._distribution.num_free,),
+            "noise": (self._distribution.num_noise,),
+        }
+        return RolloutStorage(self._spec, self._core.horizon, num_envs, self._device, sizes)
+
+    def begin_rollout(self, storage: RolloutStorage) -> None:
+        """Draw the noise of every action of the rollout in one call."""
+        self._distribution.draw_noise_(storage.extras["noise"], self._noise_generator)
+
+    def act(self, storage: RolloutStorage, t: int) -> None:
+        """Sample action t of every environment; no host sync."""
+        params_NP = self.network.policy(storage.obs[t])
+        storage.extras["params"][t] = params_NP
+        storage.action[t] = self._distribution.sample(params_NP, storage.extras["noise"][t])
+
+    @torch.inference_mode()
+    def act_deterministic(self, obs_NO: NDArray[np.float32]) -> NDArray[Any]:
+        """The most probable actions, for evaluation; draws no random numbers."""
+        params_NP = self.network.policy(torch.from_numpy(obs_NO).to(self._device))
+        action: NDArray[Any] = self._distribution.mode(params_NP).cpu().numpy()
+        return action
+
+    def update(self, storage: RolloutStorage, progress: float) -> UpdateMetrics:
+        """Improve the policy and the critic on one rollout.
+
+        Args:
+            storage: the rollout, collected with this policy.
+            progress: how much of the run is over, 0 to 1; drives the learning rates where they are annealed.
+
+        Raises:
+            DivergenceError: a loss or a gradient was not finite. The parameters are spoilt.
+        """
+        rates = self._learning_rates(progress)
+        self._optimizer.set_learning_rates(rates)
+        batch = self._prepare(storage)
+        rows_K = self._optimize(batch, storage.valid_index)
+        valid = [rows.index_select(0, storage.valid_index) for rows in (batch.value, batch.advantage)]
+        explained = explained_variance(valid[0], valid[0] + valid[1])
+        # the one host sync of an update
+        values = torch.cat([torch.stack(rows_K).mean(0), explained.unsqueeze(0)]).tolist()
+        self.num_updates += 1
+        metrics = UpdateMetrics._make([*values, *rates, len(rows_K)])
+        self._check_finite(metrics)
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that an exact continuation needs of the learner: weights, moments, generators, the count."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "noise_generator": self._noise_generator.get_state(),
+            "minibatch_generator": self._minibatch_generator.get_state(),
+            "num_updates": self.num_updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict` of a learner with the same shapes."""
+        self.network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._noise_generator.set_state(state["noise_generator"].cpu())
+        self._minibatch_generator.set_state(state["minibatch_generator"].cpu())
+        self.num_updates = state["num_updates"]
+
+    def _learning_rates(self, progress: float) -> tuple[float, float]:
+        actor_lr, critic_lr = self._optimization.actor_lr, self._optimization.critic_lr
+        if not self._optimization.anneal_lr:
+            return actor_lr, critic_lr
+        return linear_anneal(actor_lr, progress), linear_anneal(critic_lr, progress)
+
+    @torch.no_grad()
+    def _prepare(self, storage: RolloutStorage) -> _Batch:
+        """Values once for all rows, advantages, and the behaviour policy's log-probabilities; flattened to [T * N]."""
+        value_SN = self.network.value(storage.obs.flatten(0, 1)).view(storage.horizon + 1, storage.num_envs)
+        advantage_TN = gae(
+            storage.reward,
+            value_SN,
+            storage.terminated,
+            storage.truncated,
+            storage.valid,
+            gamma=self._core.gamma,
+            gae_lambda=self._core.gae_lambda,
+        )
+        log_prob_TN, _ = self._distribution.log_prob_and_entropy(storage.extras["params"], storage.action)
+        rows = (storage.obs[:-1], storage.action, log_prob_TN, advantage_TN, value_SN[:-1])
+        return _Batch(*[row.flatten(0, 1) for row in rows])
+
+    def _optimize(self, batch: _Batch, valid_index: Tensor) -> list[Tensor]:
+        """Take the gradient steps of an update; returns the metrics of each, on the device."""
+        num_valid, rows_K = valid_index.numel(), list[Tensor]()
+        num_parts = min(self._core.num_minibatches, num_valid)
+        for _ in range(self._core.num_epochs):
+            order = torch.randperm(num_valid, generator=self._minibatch_generator, device=self._device)
+            shuffled = batch.select(valid_index.index_select(0, order))
+            epoch = [self._gradient_step(minibatch) for minibatch in shuffled.split(num_parts)]
+            rows_K += epoch
+            if self._core.target_kl is not None and self._mean_kl(epoch) > self._core.target_kl:
+                break
+        return rows_K
+
+    def _gradient_step(self, batch: _Batch) -> Tensor:
+        params_BP, value_B = self.network(batch.obs)
+        log_prob_B, entropy_B = self._distribution.log_prob_and_entropy(params_BP, batch.action)
+        advantage_B = normalize(batch.advantage) if self._core.normalize_advantage else batch.advantage
+        actor = actor_loss(log_prob_B, batch.log_prob, advantage_B, self._core.clip_coef)
+        clip_coef = self._core.clip_coef if self._core.clip_value_loss else None
+        critic = critic_loss(value_B, batch.value, batch.advantage + batch.value, clip_coef)
+        entropy = entropy_B.mean()
+        loss = actor.loss + self._core.value_coef * critic
+        if self._core.entropy_coef:
+            loss = loss - self._core.entropy_coef * entropy
+        norm = self._optimizer.minimize(loss)
+        row = (actor.loss, critic, entropy, actor.approx_kl, actor.clip_fraction, norm)
+        return torch.stack([metric.detach() for metric in row])
+
+    def _mean_kl(self, epoch: list[Tensor]) -> float:
+        """Policy movement over one epoch; a host sync, and only paid where target_kl is set."""
+        return float(torch.stack(epoch)[:, 3].mean())
+
+    def _check_finite(self, metrics: UpdateMetrics) -> None:
+        wrong = [
+            f"{name} {value}"
+            for name, value in metrics._asdict().items()
+            if not np.isfinite(value) and name != "explained_variance"
+        ]
+        if wrong:
+            raise DivergenceError(
+                f"update {self.num_updates}: got {', '.join(wrong)}; expected finite numbers. "
+                "Lower the learning rates or optimization.max_grad_norm, or scale the rewards."
+            )

@@ -1,0 +1,64 @@
+"""Advantages from one rollout: after collection, before the losses.
+
+Shapes: T horizon, N envs, S = T + 1 (the last row of values belongs to the observation that follows the rollout).
+"""
+
+import torch
+from torch import Tensor
+
+__all__ = ["gae"]
+
+
+def gae(
+    reward_TN: Tensor,
+    value_SN: Tensor,
+    terminated_TN: Tensor,
+    truncated_TN: Tensor,
+    valid_TN: Tensor,
+    *,
+    gamma: float,
+    gae_lambda: float,
+) -> Tensor:
+    """Estimate advantages under next-step autoreset.
+
+        delta_t = r_t + gamma * (1 - terminated_t) * V_{t+1} - V_t
+        A_t     = delta_t + gamma * lambda * (1 - terminated_t) * (1 - truncated_t) * A_{t+1}
+
+    The row after the end of an episode holds its true last observation, so V_{t+1} is the bootstrap value of a
+    truncated episode at no further cost. That row itself is a dummy (the environment ignores the action and resets):
+    its advantage is 0, and whatever it holds, NaN included, reaches no other row.
+
+    Args:
+        reward_TN: r_t, float.
+        value_SN: V_t for t = 0..T, float; row t is the value of the observation in which action t was taken.
+        terminated_TN: the episode ended in the task's own terms; bool.
+        truncated_TN: the episode was cut by a time limit; bool.
+        valid_TN: false on dummy rows; bool.
+        gamma: discount factor.
+        gae_lambda: weight of longer returns; 0 is one-step, 1 is Monte Carlo.
+
+    Returns:
+        A_t, float [T, N]. The value target of a valid row is A_t + V_t.
+
+    Source:
+        Schulman et al. 2016, High-Dimensional Continuous Control Using Generalized Advantage Estimation, eq. 16.
+    """
+    horizon, num_envs = reward_TN.shape
+    assert value_SN.shape == (horizon + 1, num_envs), (value_SN.shape, reward_TN.shape)
+    assert terminated_TN.shape == truncated_TN.shape == valid_TN.shape == reward_TN.shape
+    with torch.no_grad():
+        next_value_TN = value_SN[1:].masked_fill(terminated_TN, 0.0)
+        delta_TN = (reward_TN + gamma * next_value_TN - value_SN[:-1]).masked_fill_(~valid_TN, 0.0)
+        continues_TN = ~(terminated_TN | truncated_TN) & valid_TN
+        decay_TN = continues_TN.to(delta_TN.dtype).mul_(gamma * gae_lambda)
+        return _discounted_sum(delta_TN, decay_TN)
+
+
+def _discounted_sum(delta_TN: Tensor, decay_TN: Tensor) -> Tensor:
+    """Solve A_t = delta_t + decay_t * A_{t+1} from A_T = 0; one fused operation per time step."""
+    sum_TN = torch.empty_like(delta_TN)
+    following_N = torch.zeros_like(delta_TN[0])
+    rows = zip(delta_TN.unbind(), decay_TN.unbind(), sum_TN.unbind(), strict=True)
+    for delta_N, decay_N, out_N in reversed(list(rows)):
+        following_N = torch.addcmul(delta_N, decay_N, following_N, out=out_N)
+    return sum_TN

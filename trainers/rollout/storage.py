@@ -1,0 +1,134 @@
+"""Where a rollout is kept: allocated once, written in place, read by every learner.
+
+Shapes: T horizon, N envs, S = T + 1 rows of observations, O observation size, A action dimensions.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainers.envs import EnvSpec, Step, VectorEnv
+from trainers.errors import ConfigError, DivergenceError
+
+__all__ = ["RolloutStorage"]
+
+
+class RolloutStorage:
+    """T steps of N environments.
+
+    On a GPU every array has a pinned twin on the host: the environments write there, and copies to the device do
+    not wait. On the CPU both are the same memory.
+
+    Args:
+        spec: the environments' specification.
+        horizon: T, at least 2, so that no environment can fill a rollout with dummies alone.
+        num_envs: N.
+        device: where the learner reads.
+        extras: arrays [T, N, *shape] float32 on the device that the algorithm wants kept, by name.
+        staged: keep twins; None does so wherever the device is not the CPU.
+
+    Attributes:
+        obs: float32 [S, N, O]; row t is what action t was taken on, row T is what follows the rollout.
+        action: int64 [T, N] or [T, N, A], or float32 [T, N, A].
+        reward: float32 [T, N].
+        terminated, truncated: bool [T, N].
+        valid: bool [T, N], false on dummy rows.
+        valid_index: int64 [V], positions of the valid rows in the flattened [T * N].
+        extras: the algorithm's own arrays.
+    """
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        horizon: int,
+        num_envs: int,
+        device: torch.device | str = "cpu",
+        extras: Mapping[str, Sequence[int]] | None = None,
+        *,
+        staged: bool | None = None,
+    ) -> None:
+        if horizon < 2:
+            raise ConfigError(f"training_core.horizon: got {horizon}; expected at least 2.")
+        self.horizon, self.num_envs, self.device = horizon, num_envs, torch.device(device)
+        self._is_staged = self.device.type != "cpu" if staged is None else staged
+        self._host: dict[str, Tensor] = {}
+        rows = (horizon, num_envs)
+        action_dtype = torch.float32 if spec.action.kind == "continuous" else torch.int64
+        self.obs = self._allocate("obs", (horizon + 1, num_envs, spec.obs_size), torch.float32)
+        self.action = self._allocate("action", (*rows, *spec.action.shape), action_dtype)
+        self.reward = self._allocate("reward", rows, torch.float32)
+        self.terminated = self._allocate("terminated", rows, torch.bool)
+        self.truncated = self._allocate("truncated", rows, torch.bool)
+        self.valid = self._allocate("valid", rows, torch.bool)
+        self.valid_index = torch.arange(0, device=self.device)
+        self.extras = {name: torch.zeros((*rows, *shape), device=self.device) for name, shape in (extras or {}).items()}
+        self._array: dict[str, NDArray[Any]] = {name: twin.numpy() for name, twin in self._host.items()}
+        self._is_primed = False
+
+    @property
+    def num_valid(self) -> int:
+        """Environment steps in this rollout: dummies do not count."""
+        return self.valid_index.numel()
+
+    def begin(self, env: VectorEnv) -> None:
+        """Put the observations that are due into row 0: the last of the previous rollout, or fresh ones."""
+        self._write_obs(0, self._array["obs"][-1] if self._is_primed else env.reset())
+        self._is_primed = True
+
+    def host_action(self, t: int) -> NDArray[Any]:
+        """Row t of the actions for the environments: on a GPU the one host sync of a step."""
+        if self._is_staged:
+            self._host["action"][t].copy_(self.action[t])
+        row: NDArray[Any] = self._array["action"][t]
+        return row
+
+    def record(self, t: int, step: Step) -> None:
+        """Write what action t led to."""
+        self._array["reward"][t] = step.reward
+        self._array["terminated"][t] = step.terminated
+        self._array["truncated"][t] = step.truncated
+        self._array["valid"][t] = step.valid
+        self._write_obs(t + 1, step.obs)
+
+    def finish(self) -> None:
+        """Check the rollout and send what is still on the host to the device.
+
+        Raises:
+            DivergenceError: an observation, or the reward of a valid row, is not finite.
+        """
+        self._check_finite("reward", np.where(self._array["valid"], self._array["reward"], 0.0))
+        self._check_finite("obs", self._array["obs"])
+        valid_index = torch.from_numpy(np.flatnonzero(self._array["valid"]))
+        if self.device.type == "cuda":
+            valid_index = valid_index.pin_memory()
+        self.valid_index = valid_index.to(self.device, non_blocking=True)
+        if self._is_staged:
+            for name in ("reward", "terminated", "truncated", "valid"):
+                getattr(self, name).copy_(self._host[name], non_blocking=True)
+
+    def host_view(self) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Rewards, ends of episodes (of either kind) and valid rows, each [T, N], on the host."""
+        return self._array["reward"], self._array["terminated"] | self._array["truncated"], self._array["valid"]
+
+    def _write_obs(self, row: int, obs: NDArray[np.float32]) -> None:
+        self._array["obs"][row] = obs
+        if self._is_staged:
+            # a row of the twin is not written again before the read-back of an action has waited for this copy
+            self.obs[row].copy_(self._host["obs"][row], non_blocking=True)
+
+    def _allocate(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        self._host[name] = torch.zeros(shape, dtype=dtype, pin_memory=self.device.type == "cuda")
+        return self._host[name].to(self.device, copy=True) if self._is_staged else self._host[name]
+
+    def _check_finite(self, name: str, rows: NDArray[Any]) -> None:
+        wrong = ~np.isfinite(rows)
+        if wrong.any():
+            t, env = np.argwhere(wrong)[0, :2]
+            raise DivergenceError(
+                f"rollout: got {name} {rows[t, env].tolist()} in environment {env}, row {t}; "
+                "expected finite numbers. The simulation has diverged: look at the actions."
+            )

@@ -1,0 +1,77 @@
+"""What a run computes on and with which random numbers: device, seeds, threads, precision."""
+
+import random
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+
+from trainers.config import HardwareConfig
+from trainers.errors import MissingError
+
+__all__ = ["Runtime", "Seeds", "prepare", "resolve_device", "spawn_seeds"]
+
+SEED_BITS: Final = 30
+"""envpool gives environment i the seed `seed + i`, in a signed 32-bit number: room for 2^30 environments."""
+
+
+class Seeds(NamedTuple):
+    """One independent seed for each use, so that a change to one use leaves the random numbers of the others."""
+
+    environment: int
+    network: int
+    policy: int
+    minibatch: int
+
+
+class Runtime(NamedTuple):
+    """What the parts of a run are built with."""
+
+    device: torch.device
+    seeds: Seeds
+
+
+def prepare(hardware: HardwareConfig, seed: int) -> Runtime:
+    """Resolve the device, seed the global generators and set torch's threads and precision.
+
+    Raises:
+        MissingError: CUDA is asked for and absent.
+    """
+    device = resolve_device(hardware.device)
+    torch.set_num_threads(hardware.torch_threads)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32: 10 bits of mantissa are enough for networks
+        torch.backends.cudnn.allow_tf32 = True
+    _seed_global_generators(seed)
+    return Runtime(device, spawn_seeds(seed))
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn auto, cpu, cuda or cuda:N into a device that is there.
+
+    Raises:
+        MissingError: CUDA is asked for and absent.
+    """
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if num_gpus else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= num_gpus:
+        raise MissingError(
+            f"hardware.device: got {name!r}; expected a GPU that torch {torch.__version__} can use, and it finds "
+            f"{num_gpus}. Use --device cpu, or install a driver and a CUDA build of torch."
+        )
+    return device
+
+
+def spawn_seeds(seed: int) -> Seeds:
+    """Derive the seed of each use from the seed of the run."""
+    children = np.random.SeedSequence(seed).spawn(len(Seeds._fields))
+    return Seeds(*(int(child.generate_state(1)[0]) >> (32 - SEED_BITS) for child in children))
+
+
+def _seed_global_generators(seed: int) -> None:
+    """For code that draws from them unasked; ours has generators of its own."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
