@@ -1,0 +1,7 @@
+"""`python -m rltelemetry`."""
+
+import sys
+
+from rltelemetry.cli import main
+
+sys.exit(main())
