@@ -156,6 +156,10 @@ def test_json_keeps_the_order_and_the_fixed_keys_first() -> None:
     ]  # fmt: skip
 
 
+def test_json_has_no_control_character() -> None:
+    assert json_line(record("\x7f\x85\n", **{"k\x7f": "\x00\x7f"})).isprintable()
+
+
 def test_json_keys_never_collide() -> None:
     shown = Record(TIME_NS, "info", "x", "e", Category.MISC, {"level": 1, "level_": 2, "event": 3, "timestamp": 4})
     fields = json.loads(json_line(shown), object_pairs_hook=list)
@@ -262,7 +266,7 @@ def test_records_that_are_shown_elsewhere_are_not_shown(make_sink: Callable[...,
 
 
 @pytest.mark.parametrize(("mode", "parse"), [("dashboard", str), ("json", lambda line: json.loads(line)["event"])])
-def test_own_messages_look_like_events_and_need_no_commit(
+def test_own_messages_look_like_events(
     make_sink: Callable[..., ConsoleSink], mode: str, parse: Callable[[str], str]
 ) -> None:
     stream = io.StringIO()
@@ -355,10 +359,48 @@ def test_a_full_disk_is_survived_and_the_loss_is_told() -> None:
     stream = BreakingStream(OSError(28, "No space left"), OSError(28, "No space left"))
     writer = LineWriter(stream, lambda count: f"{count} dropped")
     for line in ["a", "b", "c"]:
-        writer.put(line, wake=True)
+        writer.put(line)
+        writer.put(line)
         assert writer.flush(WAIT_S)
     writer.close(WAIT_S)
-    assert stream.getvalue().splitlines() == ["2 dropped", "c"]
+    assert stream.getvalue().splitlines() == ["4 dropped", "c", "c"]
+
+
+def test_lines_that_were_written_do_not_count_against_the_bound() -> None:
+    stream = io.StringIO()
+    writer = LineWriter(stream, lambda count: f"{count} dropped", max_lines=2, max_characters=100)
+    for number in range(10):
+        writer.put(str(number) * 40)
+        writer.put(str(number) * 40)
+        assert writer.flush(WAIT_S)
+    writer.close(WAIT_S)
+    assert stream.getvalue() == "".join(f"{str(number) * 40}\n" * 2 for number in range(10))
+
+
+class SignallingStream(io.StringIO):
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_written = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.is_written.set()
+        return super().write(text)
+
+
+def test_own_messages_do_not_wait_for_the_end_of_a_drain(make_sink: Callable[..., ConsoleSink]) -> None:
+    stream = SignallingStream()
+    make_sink(stream).write("warning", "now")
+    assert stream.is_written.wait(WAIT_S)
+
+
+def test_events_wait_for_the_end_of_a_drain_unless_they_are_many(make_sink: Callable[..., ConsoleSink]) -> None:
+    stream = SignallingStream()
+    sink = make_sink(stream)
+    sink.emit(record("one"))
+    assert not stream.is_written.wait(0.02)
+    for number in range(1000):
+        sink.emit(record(str(number)))
+    assert stream.is_written.wait(WAIT_S)
 
 
 def test_characters_that_the_stream_cannot_encode_are_escaped() -> None:

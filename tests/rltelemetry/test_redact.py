@@ -393,6 +393,11 @@ def test_a_number_that_cannot_be_read_keeps_its_reason_through_the_chain(value: 
     assert clean_value(freeze(value)).refusal == refusal
 
 
+def test_an_unread_text_keeps_its_reason_when_it_has_to_be_cleaned() -> None:
+    cleaned = clean_value(Unread("float32\x1b[]", "on_device"))
+    assert (cleaned, cleaned.refusal) == (r"float32\x1b[]", "on_device")
+
+
 def test_unread_texts_travel() -> None:
     text = Unread("<cuda tensor float32[]>", "on_device")
     for other in [pickle.loads(pickle.dumps(text)), copy.deepcopy(text), freeze(text)]:

@@ -5,15 +5,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+from structlog.testing import capture_logs
 
 from rltelemetry.errors import SettingsError
 from rltelemetry.filtering import Filter
 from trainers import __main__ as main_module
-from trainers.cli import commands, ppo, spo
+from trainers.cli import commands, ppo, spo, training
 from trainers.cli.arguments import Arguments, parse
 from trainers.cli.signals import GRACE_S, exits_on_signals
 from trainers.cli.telemetry import choose_server, telemetry_fields
@@ -408,6 +410,123 @@ def test_divergence_is_code_1_in_one_line(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err == "ppo: update 3: got nan\n"
 
 
+# --- a whole run
+
+
+class FakeTelemetry:
+    """Notes what a run does with the telemetry."""
+
+    def __init__(self) -> None:
+        self.fields: dict[str, Any] = {}
+        self.params: dict[str, Any] = {}
+        self.tags: dict[str, Any] = {}
+        self.ended_by: list[object] = []
+
+    def configure(self, **fields: Any) -> "FakeTelemetry":
+        self.fields = fields
+        return self
+
+    def log_params(self, params: dict[str, Any]) -> None:
+        self.params = params
+
+    def set_tags(self, tags: dict[str, Any]) -> None:
+        self.tags = tags
+
+    def span(self, name: str, /, **inputs: Any) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def __enter__(self) -> "FakeTelemetry":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.ended_by.append(error.code if isinstance(error, SystemExit) else error)
+
+
+@pytest.fixture
+def telemetry(monkeypatch: pytest.MonkeyPatch) -> FakeTelemetry:
+    fake = FakeTelemetry()
+    monkeypatch.setattr(training.rltelemetry, "configure", fake.configure)
+    return fake
+
+
+SHORT = [
+    *("--device", "cpu", "--training-core.total-timesteps", "64", "--training-core.horizon", "16"),
+    *("--environment.num-envs", "4", "--evaluation.num-eval-episodes", "1"),
+]
+
+
+def test_run_ends_with_code_0_and_a_final_evaluation(telemetry: FakeTelemetry) -> None:
+    with capture_logs() as events:
+        assert ppo(["--no-mlflow", *SHORT]) == 0
+    names = [event["event"] for event in events]
+    assert names == ["training starts", "train", "rollout", "evaluation", "throughput", "training done"]
+    assert events[-1]["mean_return"] == events[-3]["mean_return"]
+    assert telemetry.ended_by == [None]
+
+
+def test_run_knows_its_parameters_and_tags_but_not_where_its_telemetry_goes(telemetry: FakeTelemetry) -> None:
+    with capture_logs():
+        ppo(["--logging.tracking-uri", "http://me:secret@given:1", "--seed", "5", *SHORT])
+    assert telemetry.params["training_core"]["seed"] == 5
+    assert telemetry.tags == {"algorithm": "ppo", "task": "CartPole-v1", "device": "cpu"}
+    assert "logging" not in telemetry.params
+    assert "secret" not in repr((telemetry.params, telemetry.tags))
+    assert telemetry.fields["tracking_uri"] == "http://me:secret@given:1"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_ends_the_run_with_its_code_through_the_telemetry(
+    number: signal.Signals, code: int, telemetry: FakeTelemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "train", lambda *parts: signal.raise_signal(number))
+    with capture_logs(), pytest.raises(SystemExit) as caught:
+        ppo(["--no-mlflow", *SHORT])
+    assert caught.value.code == code
+    assert telemetry.ended_by == [code]
+
+
+def test_unknown_task_is_code_2_and_leaves_no_run_behind(
+    telemetry: FakeTelemetry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ppo(["--no-mlflow", "--environment.task", "CartPole-v2"]) == 2
+    assert "Did you mean CartPole-v1" in capsys.readouterr().err
+    assert telemetry.fields == {}
+
+
+def test_absent_gpu_is_code_3(
+    telemetry: FakeTelemetry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert ppo(["--no-mlflow", "--device", "cuda"]) == 3
+    assert "ppo: hardware.device: got 'cuda'; expected a GPU" in capsys.readouterr().err
+    assert telemetry.fields == {}
+
+
+def test_unexpected_error_keeps_its_traceback_and_fails_the_run(
+    telemetry: FakeTelemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defect = RuntimeError("defect")
+
+    def fail(*parts: object) -> None:
+        raise defect
+
+    monkeypatch.setattr(training, "train", fail)
+    with capture_logs(), pytest.raises(RuntimeError):
+        ppo(["--no-mlflow", *SHORT])
+    assert telemetry.ended_by == [defect]
+
+
+def test_closed_terminal_does_not_stop_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open(os.devnull) as closed:  # noqa: PTH123 - read-only: writing to it fails
+        monkeypatch.setattr(sys, "stderr", closed)
+        assert spo([]) == 3
+    monkeypatch.setattr(sys, "stderr", None)
+    assert spo([]) == 3
+
+
+# --- processes
+
+
 @pytest.mark.parametrize("argv", [[], ["a2c"]])
 def test_module_needs_a_command(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main_module.main(argv) == 2
@@ -441,3 +560,23 @@ def test_process_ends_with_the_commands_code() -> None:
     result = run("-m", "trainers", "spo")
     assert (result.returncode, result.stdout) == (3, "")
     assert result.stderr.count("\n") == 1
+
+
+def test_sigterm_ends_a_real_run_with_143_after_the_telemetry_is_closed(tmp_path: Path) -> None:
+    environ = {
+        "OMP_NUM_THREADS": "1",
+        "XDG_STATE_HOME": str(tmp_path),
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",  # discard: nothing listens
+        "RLTELEMETRY_EXIT_TIMEOUT_S": "0.5",
+    }
+    argv = [sys.executable, "-m", "trainers", "ppo", "--training-core.total-timesteps", "1000000000"]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, env={**os.environ, **environ}) as process:
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, "")
+        assert next(lines) == "MLflow: http://127.0.0.1:9\n"
+        assert any('"event": "throughput"' in line for line in lines)
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+    assert process.returncode == 143
+    assert "telemetry closed" in rest
+    assert "Traceback" not in rest

@@ -77,7 +77,12 @@ def _check_numbers(num_envs: int, seed: int, num_threads: int, max_episode_steps
         ("environment.num_envs", num_envs, num_envs >= 1, "at least 1"),
         ("environment.num_threads", num_threads, num_threads >= 0, "0 (automatic) or more"),
         ("environment seed", seed, 0 <= seed <= largest_seed, f"0 to {largest_seed} for {num_envs} environments"),
-        ("environment.max_episode_steps", max_episode_steps, (max_episode_steps or 1) >= 1, "at least 1, or nothing"),
+        (
+            "environment.max_episode_steps",
+            max_episode_steps,
+            max_episode_steps is None or max_episode_steps >= 1,
+            "1 or more",
+        ),
     ]
     for name, value, is_right, rule in rules:
         if not is_right:

@@ -122,33 +122,34 @@ class LineWriter:
 
     def _run(self) -> None:
         while (batch := self._take()) is not None:
-            lines, dropped = batch
+            text, num_lines = batch
             try:
-                self._write("".join(f"{line}\n" for line in lines))
+                self._write(text)
             except OSError as error:  # a full disk, say, may recover
-                self._settle(lost=len(lines) + dropped, is_gone=error.errno in _GONE)
+                self._settle(lost=num_lines, is_gone=error.errno in _GONE)
             except Exception:  # a closed stream, or a stand-in that does as it likes: there is nobody to tell
                 self._settle(is_gone=True)
             else:
                 self._settle()
 
-    def _take(self) -> tuple[list[str], int] | None:
-        """Wait for lines; return a batch, led by the count of what was lost before it. None when closed."""
+    def _take(self) -> tuple[str, int] | None:
+        """Wait for lines; return some as text, and how many they are with those lost before. None when closed."""
         with self._state:
             while not (self._is_awake or self._is_closed):
                 self._state.wait()
             if self._is_closed:
                 return None
-            dropped, self._dropped = self._dropped, 0
-            batch = [self._describe_dropped(dropped)] if dropped else []
+            num_lines, self._dropped = self._dropped, 0
+            batch = [self._describe_dropped(num_lines)] if num_lines else []
             size = 0
             while self._lines and size < _BATCH_CHARACTERS:
                 line = self._lines.popleft()
                 size += len(line)
                 batch.append(line)
+                num_lines += 1
             self._characters -= size
             self._is_awake, self._is_writing = bool(self._lines), True
-            return batch, dropped - bool(dropped)
+            return "".join(f"{line}\n" for line in batch), num_lines
 
     def _settle(self, lost: int = 0, is_gone: bool = False) -> None:
         with self._state:

@@ -1,0 +1,290 @@
+from typing import Any
+
+import envpool
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from trainers.envs import VectorEnv, make_vector_env, registry
+from trainers.errors import ConfigError, DivergenceError, MissingError, TaskError
+
+ONE_AT_A_TIME = 3
+
+
+def cart_pole(num_envs: int = ONE_AT_A_TIME, seed: int = 5, **settings: Any) -> VectorEnv:
+    return make_vector_env("CartPole-v1", num_envs, seed, **settings)
+
+
+def zeros(env: VectorEnv) -> NDArray[Any]:
+    dtype = np.float32 if env.spec.action.kind == "continuous" else np.int64
+    return np.zeros((env.num_envs, *env.spec.action.shape), dtype)
+
+
+class SpyPool:
+    """Passes everything on and notes the actions that reach envpool."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self.actions: list[NDArray[Any]] = []
+
+    def step(self, actions: NDArray[Any]) -> Any:
+        self.actions.append(actions.copy())
+        return self._pool.step(actions)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+
+def spied(env: VectorEnv) -> tuple[VectorEnv, SpyPool]:
+    spy = SpyPool(env._pool)
+    return VectorEnv(spy, env.spec, env.num_envs), spy
+
+
+# -- what a task looks like
+
+
+def test_discrete_task_is_read_from_envpool() -> None:
+    spec = cart_pole().spec
+    assert (spec.obs_size, spec.action.kind, spec.action.sizes, spec.action.shape) == (4, "discrete", (2,), ())
+    assert (spec.action.dtype, spec.reward_threshold) == (np.dtype(np.int32), 475.0)
+
+
+def test_continuous_task_is_read_from_envpool() -> None:
+    action = make_vector_env("Pendulum-v1", 2, 0).spec.action
+    assert (action.kind, action.sizes, action.shape) == ("continuous", (1,), (1,))
+    assert (action.low.tolist(), action.high.tolist()) == ([-2.0], [2.0])
+
+
+def test_integer_box_is_a_multi_discrete_action() -> None:
+    action = make_vector_env("RubiksCube-v0", 2, 0).spec.action
+    assert (action.kind, action.sizes, action.shape) == ("multi_discrete", (6, 1, 3), (3,))
+
+
+def test_smallest_positive_number_is_not_taken_for_a_lower_bound() -> None:
+    tiny, huge = np.finfo(np.float64).tiny, np.finfo(np.float64).max
+    low, high = registry.read_spec.__globals__["_true_bounds"](
+        np.array([tiny, -1.0]), np.array([huge, 1.0]), np.finfo(np.float64)
+    )
+    assert (low.tolist(), high.tolist()) == ([-np.inf, -1.0], [np.inf, 1.0])
+
+
+def test_nested_observation_becomes_one_vector_in_the_order_of_its_leaves() -> None:
+    env = make_vector_env("CheetahRun-v1", 2, 9)
+    raw, _ = envpool.make_gymnasium("CheetahRun-v1", num_envs=2, seed=9).reset()
+    expected = np.concatenate([raw["position"], raw["velocity"]], 1).astype(np.float32)
+    assert [leaf.path for leaf in env.spec.leaves] == [("position",), ("velocity",)]
+    np.testing.assert_array_equal(env.reset(), expected)
+
+
+@pytest.mark.parametrize("task", ["CartPole-v1", "CheetahRun-v1", "RubiksCube-v0", "Catch-v0", "Blackjack-v1"])
+def test_observations_are_flat_float32_whatever_the_task_has(task: str) -> None:
+    env = make_vector_env(task, 2, 0)
+    step_obs = (env.reset(), env.step(zeros(env)).obs)
+    assert [(obs.dtype, obs.shape) for obs in step_obs] == [(np.float32, (2, env.spec.obs_size))] * 2
+
+
+# -- autoreset, ends of episodes
+
+
+def test_row_after_an_end_is_a_dummy_that_ignores_its_action() -> None:
+    env = cart_pole(max_episode_steps=200)
+    env.reset()
+    done = np.zeros(env.num_envs, bool)
+    dummies = 0
+    for _ in range(100):
+        step = env.step(zeros(env))
+        np.testing.assert_array_equal(step.valid, ~done)
+        assert not step.reward[done].any()
+        assert not (step.terminated | step.truncated)[done].any()
+        assert (np.abs(step.obs[done]) <= 0.05).all()  # where CartPole starts
+        done = step.terminated | step.truncated
+        dummies += int(done.sum())
+    assert dummies > ONE_AT_A_TIME
+
+
+def test_row_that_ends_an_episode_holds_its_true_last_observation() -> None:
+    env = cart_pole()
+    env.reset()
+    while not (step := env.step(zeros(env))).terminated.any():
+        pass
+    fallen = step.obs[step.terminated]
+    assert ((np.abs(fallen[:, 2]) > 0.2094) | (np.abs(fallen[:, 0]) > 2.4)).all()
+
+
+def test_time_limit_truncates_and_does_not_terminate() -> None:
+    env = make_vector_env("Pendulum-v1", 2, 0, max_episode_steps=3)
+    env.reset()
+    steps = [env.step(zeros(env)) for _ in range(4)]
+    assert [step.truncated.all() for step in steps] == [False, False, True, False]
+    assert not any(step.terminated.any() for step in steps)
+    assert [step.valid.all() for step in steps] == [True, True, True, False]
+
+
+def test_time_limit_holds_where_the_task_ignores_it() -> None:
+    env = make_vector_env("Catch-v0", 4, 0, max_episode_steps=3)
+    env.reset()
+    steps = [env.step(np.ones(4, np.int64)) for _ in range(8)]
+    assert [step.truncated.tolist() for step in steps] == [[i % 4 == 2] * 4 for i in range(8)]
+    assert [step.valid.tolist() for step in steps] == [[i % 4 != 3] * 4 for i in range(8)]
+    for fresh in (steps[3], steps[7]):
+        assert not fresh.reward.any()
+        assert (fresh.obs.reshape(4, 10, 5)[:, 0].sum(1) == 1).all()  # the ball is in the first row again
+
+
+def test_imposed_limit_leaves_episodes_alone_that_end_by_themselves() -> None:
+    env, limited = (make_vector_env("Catch-v0", 2, 0, max_episode_steps=limit) for limit in (None, 10))
+    assert np.array_equal(env.reset(), limited.reset())
+    for _ in range(25):
+        plain, other = env.step(np.ones(2, np.int64)), limited.step(np.ones(2, np.int64))
+        for name in ("obs", "reward", "terminated", "truncated", "valid"):
+            np.testing.assert_array_equal(getattr(plain, name), getattr(other, name))
+
+
+def test_reset_starts_again_without_dummies() -> None:
+    env = make_vector_env("Pendulum-v1", 2, 0, max_episode_steps=1)
+    env.reset()
+    assert env.step(zeros(env)).truncated.all()
+    env.reset()
+    assert env.step(zeros(env)).valid.all()
+
+
+def test_same_seed_gives_the_same_episodes_on_any_number_of_threads() -> None:
+    trajectories = []
+    for num_threads in (1, 3):
+        env = cart_pole(num_threads=num_threads)
+        rows = [env.reset(), *(env.step(zeros(env)).obs for _ in range(40))]
+        trajectories.append(np.stack(rows))
+    np.testing.assert_array_equal(*trajectories)
+    assert not np.array_equal(cart_pole(seed=6).reset(), trajectories[0][0])
+
+
+def test_environment_i_is_seeded_with_seed_plus_i() -> None:
+    np.testing.assert_array_equal(cart_pole(seed=5).reset()[1:], cart_pole(2, seed=6).reset())
+
+
+# -- actions
+
+
+@pytest.mark.parametrize(
+    "actions",
+    [
+        np.zeros(2, np.int64),
+        np.zeros((3, 1), np.int64),
+        np.zeros(3, np.float32),
+        np.array([0, 1, 2]),
+        np.array([0, -1, 1]),
+        [0, 0, 0],
+    ],
+    ids=["too few", "one dimension too many", "floats", "too large", "negative", "a list"],
+)
+def test_wrong_discrete_action_is_refused_before_envpool_sees_it(actions: Any) -> None:
+    env, spy = spied(cart_pole())
+    env.reset()
+    with pytest.raises(ValueError, match=r"^CartPole-v1 actions: got .*; expected .*\. Nothing was stepped\.$"):
+        env.step(actions)
+    assert spy.actions == []
+
+
+def test_shape_is_checked_at_every_step_not_only_the_first() -> None:
+    env, spy = spied(make_vector_env("HalfCheetah-v4", 2, 0))
+    env.reset()
+    env.step(zeros(env))
+    with pytest.raises(ValueError, match=r"got shape \(2, 3\); expected \(2, 6\)"):
+        env.step(np.zeros((2, 3), np.float32))
+    assert len(spy.actions) == 1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_action_that_is_not_finite_is_refused_before_envpool_sees_it(bad: float) -> None:
+    env, spy = spied(make_vector_env("Pendulum-v1", 3, 0))
+    env.reset()
+    with pytest.raises(DivergenceError, match=r"Pendulum-v1 actions: got environment 1 not finite"):
+        env.step(np.array([[0.0], [bad], [0.0]], np.float32))
+    assert spy.actions == []
+
+
+def test_each_dimension_of_a_multi_discrete_action_has_its_own_range() -> None:
+    env = make_vector_env("RubiksCube-v0", 1, 0)
+    env.reset()
+    env.step(np.array([[5, 0, 2]]))
+    with pytest.raises(ValueError, match="environment 0 out of range"):
+        env.step(np.array([[0, 1, 0]]))
+
+
+def test_actions_arrive_in_envpools_dtype_and_within_bounds() -> None:
+    env, spy = spied(make_vector_env("Pendulum-v1", 3, 0))
+    env.reset()
+    env.step(np.array([[5.0], [-7.0], [0.5]], np.float64))
+    assert (spy.actions[0].dtype, spy.actions[0].ravel().tolist()) == (np.float32, [2.0, -2.0, 0.5])
+
+
+def test_step_before_reset_is_refused() -> None:
+    with pytest.raises(RuntimeError, match=r"expected reset\(\) first"):
+        cart_pole().step(np.zeros(ONE_AT_A_TIME, np.int64))
+
+
+# -- refusals, cures, defaults
+
+
+def test_unknown_task_names_its_neighbours() -> None:
+    with pytest.raises(TaskError, match=r"got 'cartpole-v2'; .*CartPole-v1"):
+        make_vector_env("cartpole-v2", 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [
+        ("TicTacToe-v1", "2 players"),
+        ("Maze-v0", "an action mask"),
+        ("Pong-v5", "an image of shape"),
+        ("FrozenLake-v1", "one of 16 symbols"),
+    ],
+)
+def test_task_that_is_not_supported_says_why_and_what_is(task: str, reason: str) -> None:
+    with pytest.raises(TaskError, match=rf"got '{task}', which has .*{reason}.*Supported are") as caught:
+        make_vector_env(task, 1, 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_task_whose_libraries_are_missing_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_qt(*_: object, **__: object) -> None:
+        raise ImportError("EnvPool Procgen requires the system Qt 5 runtime on Linux.")
+
+    monkeypatch.setattr(envpool, "make_spec", no_qt)
+    with pytest.raises(MissingError, match="requires the system Qt 5"):
+        make_vector_env("CoinrunEasy-v0", 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"options": {"frame_skp": 2}}, r"got 'frame_skp'; expected one of .*Did you mean frame_skip\?"),
+        ({"options": {"num_envs": 2}}, r"expected it as environment\.num_envs"),
+        ({"options": {"max_num_players": 2}}, "got 'max_num_players'; expected one of"),
+        ({"options": {"frame_skip": "many"}}, r"got .*frame_skip='many'.*It says"),
+        ({"num_envs": 0}, r"environment\.num_envs: got 0; expected at least 1"),
+        ({"num_threads": -1}, r"environment\.num_threads: got -1"),
+        ({"seed": 2**31 - 1}, "environment seed: got 2147483647"),
+        ({"max_episode_steps": 0}, r"environment\.max_episode_steps: got 0"),
+    ],
+)
+def test_setting_that_cannot_be_used_is_refused_in_one_line(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        make_vector_env("Pong-v5", **{"num_envs": 1, "seed": 0} | settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_option_reaches_envpool() -> None:
+    env = make_vector_env("CheetahRun-v1", 1, 0, options={"frame_skip": 3})
+    assert env._pool.config["frame_skip"] == 3
+
+
+def test_sokoban_has_its_many_levels_and_not_the_one_it_falls_back_to() -> None:
+    levels = make_vector_env("Sokoban-v0", 32, 0).reset()
+    assert len(np.unique(levels, axis=0)) > 16
+
+
+def test_light_tasks_get_one_thread_and_others_the_cores() -> None:
+    assert cart_pole(8)._pool.config["num_threads"] == 1
+    assert 1 <= make_vector_env("Hopper-v4", 2, 0)._pool.config["num_threads"] <= 2
+    assert cart_pole(8, num_threads=2)._pool.config["num_threads"] == 2

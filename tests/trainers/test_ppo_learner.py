@@ -1,0 +1,284 @@
+import copy
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from trainers.config import PpoConfig
+from trainers.envs import EnvSpec, Step, VectorEnv, make_vector_env
+from trainers.errors import DivergenceError
+from trainers.ppo import Ppo, UpdateMetrics
+from trainers.returns import gae
+from trainers.rollout import EpisodeStatistics, RolloutStorage, collect
+from trainers.runtime import Runtime, spawn_seeds
+
+NUM_ENVS, HORIZON = 8, 16
+
+
+def config(task: str = "CartPole-v1", **core: Any) -> PpoConfig:
+    sizes = {"horizon": HORIZON, "num_epochs": 2, "num_minibatches": 4, "total_timesteps": 10_000}
+    return PpoConfig.model_validate(
+        {"environment": {"task": task, "num_envs": NUM_ENVS}, "training_core": sizes | core}
+    )
+
+
+class Session(NamedTuple):
+    """A learner, its environments and its rollout."""
+
+    ppo: Ppo
+    env: VectorEnv
+    storage: RolloutStorage
+
+    def collect(self) -> int:
+        return collect(self.ppo, self.env, self.storage, EpisodeStatistics(self.env.num_envs))
+
+
+def session(settings: PpoConfig, seed: int = 1, **changes: Any) -> Session:
+    seeds = spawn_seeds(seed)
+    env = make_vector_env(settings.environment.task, NUM_ENVS, seeds.environment, **changes)
+    ppo = Ppo(env.spec, settings, Runtime(torch.device("cpu"), seeds))
+    return Session(ppo, env, ppo.make_storage(NUM_ENVS))
+
+
+def weights(ppo: Ppo) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in ppo.network.parameters()])
+
+
+def train(parts: Session, updates: int, first: int = 0) -> list[UpdateMetrics]:
+    metrics = []
+    for update in range(first, first + updates):
+        parts.collect()
+        metrics.append(parts.ppo.update(parts.storage, progress=update / 10))
+    return metrics
+
+
+@pytest.mark.parametrize("task", ["CartPole-v1", "Pendulum-v1", "RubiksCube-v0", "CheetahRun-v1"])
+def test_two_runs_with_one_seed_are_bit_identical(task: str) -> None:
+    first, second, other = (session(config(task), seed) for seed in (1, 1, 2))
+    metrics = [train(parts, 3) for parts in (first, second, other)]
+    assert torch.equal(weights(first.ppo), weights(second.ppo))
+    np.testing.assert_equal(metrics[0], metrics[1])
+    assert not torch.equal(weights(first.ppo), weights(other.ppo))
+    assert np.isfinite([m.actor_loss for m in metrics[0]]).all()
+
+
+def test_state_restores_a_learner_bit_for_bit() -> None:
+    parts = session(config())
+    train(parts, 2)
+    parts.collect()
+    state = copy.deepcopy(parts.ppo.state_dict())
+    resumed = session(config(), seed=9).ppo
+    resumed.load_state_dict(state)
+    assert (resumed.num_updates, torch.equal(weights(resumed), weights(parts.ppo))) == (2, True)
+    copied = copy.deepcopy(parts.storage)
+    assert resumed.update(copied, 0.5) == parts.ppo.update(parts.storage, 0.5)
+    parts.ppo.begin_rollout(parts.storage)
+    resumed.begin_rollout(copied)
+    assert torch.equal(parts.storage.extras["noise"], copied.extras["noise"])
+    assert torch.equal(weights(resumed), weights(parts.ppo))
+
+
+def test_state_is_loaded_without_running_code(tmp_path: Any) -> None:
+    parts = session(config())
+    train(parts, 1)
+    torch.save(parts.ppo.state_dict(), tmp_path / "state.pt")
+    resumed = session(config(), seed=9).ppo
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert torch.equal(weights(resumed), weights(parts.ppo))
+
+
+def test_whatever_dummy_rows_hold_changes_no_bit_of_an_update() -> None:
+    clean, poisoned = (session(config(), max_episode_steps=None) for _ in range(2))
+    metrics = []
+    for parts in (clean, poisoned):
+        train(parts, 2)
+        parts.collect()
+        dummy = ~parts.storage.valid
+        assert dummy.any()
+        if parts is poisoned:
+            parts.storage.reward[dummy] = torch.nan
+            parts.storage.extras["params"][dummy] = torch.nan
+            parts.storage.obs[:-1][dummy] = torch.nan  # their values only follow terminations here
+            assert not parts.storage.truncated.any()
+        metrics.append(parts.ppo.update(parts.storage, 0.0))
+    assert metrics[0] == metrics[1]
+    assert torch.equal(weights(clean.ppo), weights(poisoned.ppo))
+
+
+def test_every_epoch_takes_each_valid_row_once_in_a_new_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = session(config(num_epochs=3))
+    train(parts, 1)
+    parts.collect()
+    taken: list[torch.Tensor] = []
+    step = parts.ppo._gradient_step
+
+    def spy(batch: Any) -> torch.Tensor:
+        taken.append(batch.obs)
+        return step(batch)
+
+    monkeypatch.setattr(parts.ppo, "_gradient_step", spy)
+    metrics = parts.ppo.update(parts.storage, 0.0)
+    expected = parts.storage.obs[:-1][parts.storage.valid]
+    epochs = [torch.cat(taken[start : start + 4]) for start in (0, 4, 8)]
+    for rows in epochs:
+        assert sorted(rows.tolist()) == sorted(expected.tolist())
+    assert not torch.equal(epochs[0], epochs[1])
+    assert len(expected) < HORIZON * NUM_ENVS
+    assert max(map(len, taken)) - min(map(len, taken)) <= 1
+    assert metrics.num_gradient_steps == len(taken) == 12
+
+
+def test_truncated_episode_bootstraps_with_the_value_of_its_last_observation() -> None:
+    parts = session(config("Pendulum-v1"), max_episode_steps=5)
+    parts.collect()
+    storage, core = parts.storage, config().training_core
+    batch = parts.ppo._prepare(storage)
+    advantage_TN = batch.advantage.view(HORIZON, NUM_ENVS)
+    cut = storage.truncated.nonzero()[0]
+    t, env = int(cut[0]), int(cut[1])
+    with torch.no_grad():
+        value, last = parts.ppo.network.value(storage.obs[[t, t + 1], env])
+    assert (t, bool(storage.valid[t + 1, env])) == (4, False)
+    torch.testing.assert_close(advantage_TN[t, env], storage.reward[t, env] + core.gamma * last - value)
+
+
+def test_advantages_and_log_probabilities_are_those_of_the_policy_that_acted() -> None:
+    parts = session(config())
+    parts.collect()
+    batch, storage, core = parts.ppo._prepare(parts.storage), parts.storage, config().training_core
+    with torch.no_grad():
+        value_SN = torch.stack([parts.ppo.network.value(row) for row in storage.obs])
+        log_prob_TN = torch.stack(
+            [
+                torch.distributions.Categorical(logits=parts.ppo.network.policy(obs)).log_prob(action)
+                for obs, action in zip(storage.obs[:-1], storage.action, strict=True)
+            ]
+        )
+    flags = (storage.terminated, storage.truncated, storage.valid)
+    advantage_TN = gae(storage.reward, value_SN, *flags, gamma=core.gamma, gae_lambda=core.gae_lambda)
+    torch.testing.assert_close(batch.advantage, advantage_TN.flatten(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(batch.log_prob, log_prob_TN.flatten())
+
+
+def test_actions_are_sampled_from_the_policy() -> None:
+    parts = session(config("Pendulum-v1"))
+    parts.collect()
+    with torch.no_grad():
+        mean = parts.ppo.network.policy(parts.storage.obs[:-1])[..., :1]
+    torch.testing.assert_close(parts.storage.action, mean + parts.storage.extras["noise"])
+
+
+def test_deterministic_action_is_the_mode_and_draws_nothing() -> None:
+    parts = session(config())
+    obs = parts.env.reset()
+    before = copy.deepcopy(parts.ppo.state_dict())
+    action = parts.ppo.act_deterministic(obs)
+    logits = parts.ppo.network.policy(torch.from_numpy(obs))
+    np.testing.assert_array_equal(action, logits.argmax(-1).numpy())
+    np.testing.assert_array_equal(action, parts.ppo.act_deterministic(obs))
+    assert torch.equal(before["noise_generator"], parts.ppo.state_dict()["noise_generator"])
+
+
+@pytest.mark.parametrize(("anneal", "expected"), [(True, 0.75), (False, 1.0)])
+def test_learning_rates_fall_with_progress_if_they_are_to(anneal: bool, expected: float) -> None:
+    changes = {"optimization": {"actor_lr": 1e-3, "critic_lr": 2e-3, "anneal_lr": anneal}}
+    parts = session(PpoConfig.model_validate(config().model_dump() | changes))
+    parts.collect()
+    metrics = parts.ppo.update(parts.storage, progress=0.25)
+    assert (metrics.actor_lr, metrics.critic_lr) == pytest.approx((1e-3 * expected, 2e-3 * expected))
+
+
+def test_update_at_the_end_of_the_schedule_moves_nothing() -> None:
+    parts = session(config())
+    parts.collect()
+    before = weights(parts.ppo)
+    parts.ppo.update(parts.storage, progress=1.0)
+    assert torch.equal(weights(parts.ppo), before)
+
+
+def test_target_kl_ends_the_passes() -> None:
+    counts = []
+    for target_kl in (None, 1e-7):
+        parts = session(config(num_epochs=5, target_kl=target_kl))
+        counts.append(train(parts, 1)[0].num_gradient_steps)
+    assert counts == [20, 4]
+
+
+def test_metrics_start_where_the_policy_is_unmoved() -> None:
+    parts = session(config(num_epochs=1, num_minibatches=1, normalize_advantage=False))
+    parts.collect()
+    batch = parts.ppo._prepare(parts.storage).select(parts.storage.valid_index)
+    metrics = parts.ppo.update(parts.storage, 0.0)
+    assert metrics.approx_kl == pytest.approx(0.0, abs=1e-6)
+    assert metrics.clip_fraction == 0.0
+    assert metrics.actor_loss == pytest.approx(-float(batch.advantage.mean()), rel=1e-4)
+    assert metrics.critic_loss == pytest.approx(float(batch.advantage.square().mean()) / 2, rel=1e-4)
+    assert metrics.entropy == pytest.approx(np.log(2), rel=1e-3)
+
+
+def test_entropy_bonus_pulls_towards_the_uniform_policy() -> None:
+    entropies = []
+    for entropy_coef in (0.0, 10.0):
+        parts = session(config(entropy_coef=entropy_coef, num_epochs=4))
+        with torch.no_grad():
+            parts.ppo.network.policy_head.bias.copy_(torch.tensor([1.0, -1.0]))
+        entropies.append(train(parts, 2)[-1].entropy)
+    assert entropies[1] > entropies[0] + 0.02
+
+
+@pytest.mark.parametrize("spoilt", ["actor_trunk", "critic_trunk"])
+def test_loss_that_is_not_finite_is_noticed_with_the_update(spoilt: str) -> None:
+    parts = session(config())
+    train(parts, 1)
+    parts.collect()
+    with torch.no_grad():
+        next(getattr(parts.ppo.network, spoilt).parameters()).fill_(torch.nan)
+    with pytest.raises(DivergenceError, match=r"^update 2: got .*nan.*; expected finite numbers"):
+        parts.ppo.update(parts.storage, 0.0)
+
+
+def test_policy_that_has_diverged_never_reaches_the_environments() -> None:
+    parts = session(config("Pendulum-v1"))
+    with torch.no_grad():
+        parts.ppo.network.policy_head.bias.fill_(torch.nan)
+    with pytest.raises(DivergenceError, match="Pendulum-v1 actions"):
+        parts.collect()
+
+
+class Mirror:
+    """The right action is written in the observation; every step ends the episode, and every second one is a dummy."""
+
+    def __init__(self, spec: EnvSpec, num_envs: int) -> None:
+        self.spec, self.num_envs = spec, num_envs
+        self._draw = np.random.default_rng(0)
+        self._valid = np.zeros(num_envs, bool)
+
+    def reset(self) -> NDArray[np.float32]:
+        self._valid[:] = False
+        self._wanted = self._draw.integers(0, 2, self.num_envs)
+        return np.eye(4, dtype=np.float32)[self._wanted]
+
+    def step(self, actions: NDArray[Any]) -> Step:
+        self._valid = ~self._valid
+        reward = np.where(self._valid, actions == self._wanted, -100.0).astype(np.float32)
+        ended = self._valid.copy()
+        return Step(self._next_obs(), reward, ended, np.zeros_like(ended), ended.copy(), {})
+
+    def _next_obs(self) -> NDArray[np.float32]:
+        self._wanted = self._draw.integers(0, 2, self.num_envs)
+        return np.eye(4, dtype=np.float32)[self._wanted]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_learns_to_do_what_the_observation_says(shared: bool) -> None:
+    settings = PpoConfig.model_validate(config(num_epochs=4).model_dump() | {"architecture": {"shared": shared}})
+    parts = session(settings)
+    env: Any = Mirror(parts.env.spec, NUM_ENVS)
+    parts = parts._replace(env=env)
+    for _ in range(15):
+        parts.collect()
+        parts.ppo.update(parts.storage, 0.0)
+    probabilities = parts.ppo.network.policy(torch.eye(4)[:2]).softmax(-1)
+    assert probabilities.diagonal().min() > 0.9
