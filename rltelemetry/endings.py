@@ -6,6 +6,7 @@ signal is raised again, so that the parent sees the true cause of death.
 """
 
 import atexit
+import contextlib
 import os
 import signal
 import sys
@@ -81,6 +82,8 @@ class Endings:
 
     def _at_exit(self) -> None:
         self._close(status_of(self._uncaught))
+        if isinstance(self._uncaught, KeyboardInterrupt):
+            _remind_of_interrupt()
 
     def _on_uncaught(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         self._uncaught = error
@@ -90,3 +93,13 @@ class Endings:
         self._close("KILLED")
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
+
+
+def _remind_of_interrupt() -> None:
+    """Keep the exit status of an unhandled Ctrl-C.
+
+    CPython remembers that the program died of one, and ends itself by SIGINT, but forgets it when any code is compiled
+    from text afterwards, as dataclasses and named tuples of a module imported at exit are. This makes it remember.
+    """
+    with contextlib.suppress(KeyboardInterrupt):
+        exec("raise KeyboardInterrupt")

@@ -4,6 +4,8 @@ All of it belongs to the worker thread once it runs, but for the queue, the span
 """
 
 import asyncio
+import contextlib
+import importlib
 import importlib.util
 import os
 import sys
@@ -32,6 +34,10 @@ from rltelemetry.worker import Worker
 
 __all__ = ["Parts"]
 
+PRELOADED: Final = ("anyio._backends._asyncio", "certifi", "h11", "httpcore", "psutil")
+"""What the worker's libraries load on first use. Loaded before the worker starts: a fork while another thread imports
+leaves the child with an import lock that nobody releases."""
+
 CONSOLE_SHARE: Final = 0.15
 """Part of the closing time that is kept for the last lines on the console."""
 
@@ -49,6 +55,7 @@ class Parts:
     """
 
     def __init__(self, resolved: Resolved, origin: Origin, environ: Mapping[str, str] = os.environ) -> None:
+        _preload()
         self._settings = settings = resolved.settings
         self._clock = SystemClock()
         self._open_spans: set[Span] = set()
@@ -228,6 +235,12 @@ class _MlflowParts:
             now_ms = self._clock.time_ns() // 1_000_000
             self.sink.add_points([MetricPoint(key, value, step, now_ms) for key, value in sampler.sample().items()])
             step += 1
+
+
+def _preload() -> None:
+    for name in PRELOADED:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
 
 
 def _exports(settings: Settings) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.trace import Span as ApiSpan
@@ -116,9 +117,6 @@ class OtlpSink:
         """Encode the finished spans and hand them over."""
         while self._finished and self._deliver is not None:
             spans = self._take()
-            # Loading the encoder costs 0.1 s: the worker pays it with the first finished span, not the import.
-            from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-
             roots = sum(span.parent is None for span in spans)
             self._deliver(encode_spans(spans).SerializeToString(), len(spans), roots)
 

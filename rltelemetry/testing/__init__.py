@@ -1,7 +1,7 @@
-"""Parts to test telemetry with: an MLflow that runs in the test, a network that fails on command, a clock in the hand.
+"""Parts to test telemetry with: an MLflow inside the test, a network that fails on command, a clock in the hand.
 
-`FakeMlflow` answers as a real server was measured to answer, `RealMlflow` is a real server; both are `MlflowServer`s, so
-one test can run on either. `ToxicProxy` breaks the way to any of them. `captured` collects what is logged in a block.
+`FakeMlflow` answers as a real server was measured to answer, `RealMlflow` is a real server; both are `MlflowServer`s,
+so one test can run on either. `ToxicProxy` breaks the way to any of them. `captured` collects what a block logs.
 """
 
 from rltelemetry.testing.clock import FakeClock

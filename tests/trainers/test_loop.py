@@ -140,16 +140,21 @@ def test_one_trace_per_update_with_its_parts_as_children() -> None:
 
 
 def test_durations_are_those_of_the_parts() -> None:
-    _, outcome, events, _ = trained(num_updates=3, eval_interval=2)
+    _, outcome, events, _ = trained(num_updates=4, eval_interval=2)
     misc = of(events, "MISC")
-    assert [event["evaluation_duration_ms"] is None for event in misc] == [True, False, False]
-    for event in misc:
-        training_ms = event["rollout_duration_ms"] + event["update_duration_ms"]
-        assert 0 < training_ms <= 1000 * outcome.duration_s
-    first = misc[0]
-    training_s = (first["rollout_duration_ms"] + first["update_duration_ms"]) / 1000
-    assert first["steps_per_second"] == pytest.approx(first["timesteps"] / training_s)
+    assert [event["evaluation_duration_ms"] is None for event in misc] == [True, False, True, False]
     assert of(events, "EVALUATOR")[0]["duration_ms"] == misc[1]["evaluation_duration_ms"]
+    durations_ms = [event[key] or 0.0 for event in misc for key in event if key.endswith("duration_ms")]
+    assert 0 < sum(durations_ms) <= 1000 * outcome.duration_s
+
+
+def test_steps_per_second_leave_evaluation_out() -> None:
+    _, outcome, events, _ = trained(num_updates=4, eval_interval=2)
+    misc = of(events, "MISC")
+    seconds = [(event["rollout_duration_ms"] + event["update_duration_ms"]) / 1000 for event in misc]
+    steps = np.diff([0, *(event["timesteps"] for event in misc)])
+    assert [event["steps_per_second"] for event in misc] == pytest.approx(list(steps / seconds))
+    assert outcome.steps_per_second == pytest.approx(outcome.timesteps / sum(seconds))
 
 
 def run_ppo(seed: int, **changes: dict[str, Any]) -> tuple[Outcome, Events]:

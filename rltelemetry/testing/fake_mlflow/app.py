@@ -62,7 +62,8 @@ class App:
     def _is_allowed_host(self, host: str) -> bool:
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         patterns = (*LOCAL_HOSTS, *self.options.allowed_hosts)
-        return any(fnmatch.fnmatchcase(candidate, pattern) for candidate in (host, name) for pattern in patterns)
+        names = (host, name)
+        return any(each == pattern or fnmatch.fnmatchcase(each, pattern) for each in names for pattern in patterns)
 
     def _is_authorized(self, request: Request) -> bool:
         given, options = request.headers.get("authorization", ""), self.options

@@ -104,11 +104,11 @@ class Trace:
 
     def matches(self, lookup_of: Any) -> bool:
         """Say whether a filter holds; one on spans or runs holds if it does for any of them."""
-        names = [span.name for span in self.spans.values()] or [None]
-        runs = sorted(self.run_ids) or [None]
+        names = {span.name for span in self.spans.values()}
+        runs: set[str | None] = {*self.run_ids} or {None}
         return any(lookup_of(self._lookup(name, run)) for name in names for run in runs)
 
-    def _lookup(self, span_name: str | None, run_id: str | None) -> Any:
+    def _lookup(self, span_name: str, run_id: str | None) -> Any:
         own = {
             "request_id": self.trace_id,
             "trace_id": self.trace_id,
@@ -194,11 +194,12 @@ def read_export(request: Request) -> ExportTraceServiceRequest:
 
 def _decompressed(request: Request) -> bytes:
     encoding = request.headers.get("content-encoding", "").lower()
-    decompress = {"": bytes, "gzip": gzip.decompress, "deflate": zlib.decompress}.get(encoding)
-    if decompress is None:
+    if not encoding:
+        return request.body
+    if encoding not in {"gzip", "deflate"}:
         raise BadExport(400, f"Unsupported Content-Encoding: {encoding}")
     try:
-        return decompress(request.body)
+        return gzip.decompress(request.body) if encoding == "gzip" else zlib.decompress(request.body)
     except (OSError, EOFError, zlib.error):
         raise BadExport(400, f"Failed to decompress {encoding} payload") from None
 
