@@ -72,7 +72,7 @@ def json_line(record: Record) -> str:
         while name in line:
             name += "_"
         line[name] = _json_value(value)
-    return json.dumps(line, allow_nan=False).replace("\x7f", "\\u007f")  # the one control that JSON lets through
+    return json.dumps(line, allow_nan=False)
 
 
 def format_value(value: Any) -> str:

@@ -8,8 +8,11 @@ asking the server something harmless.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import Any, Final
 
@@ -19,7 +22,9 @@ __all__ = ["Outcome", "Verdict", "classify", "transport_failure"]
 
 RETRIED_STATUSES: Final = frozenset({408, 425, 429})
 POISON_STATUSES: Final = frozenset({400, 413, 422})
+UNSUPPORTED_STATUSES: Final = frozenset({501, 505})
 MAX_REASON: Final = 300
+MAX_RETRY_AFTER_S: Final = 3600.0
 
 
 class Verdict(Enum):
@@ -41,7 +46,8 @@ class Outcome:
         cause: what was seen, in words, without secrets.
         remedy: what a person can do about it.
         retry_after_s: the server's wish; a floor.
-        is_timeout: whether the time was up: the data may be stored already, and a repeat needs longer.
+        is_timeout: whether the time was up: a repeat needs longer.
+        is_uncertain: whether the request may have arrived, and its data may be stored already.
         answer: the JSON object of a success or of MLflow's own error.
     """
 
@@ -51,12 +57,18 @@ class Outcome:
     remedy: str = ""
     retry_after_s: float = 0.0
     is_timeout: bool = False
+    is_uncertain: bool = False
     answer: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_delivered(self) -> bool:
         """Whether the server has taken it."""
         return self.verdict is Verdict.DELIVERED
+
+    @property
+    def is_server_wide(self) -> bool:
+        """Whether it would have happened to any other request, too."""
+        return self.status in {0, 429} or self.retry_after_s > 0
 
     @property
     def error_code(self) -> str:
@@ -86,7 +98,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, *, needs_json
             remedy = "Something else than MLflow answers at this address (a login page, a proxy): check the address."
             return Outcome(Verdict.HELD, status, f"got HTTP {status} without a JSON object", remedy)
         return Outcome(Verdict.DELIVERED, status, answer=known)
-    if status in RETRIED_STATUSES or status >= 500:
+    if status in RETRIED_STATUSES or (status >= 500 and status not in UNSUPPORTED_STATUSES):
         return Outcome(Verdict.RETRY, status, seen, retry_after_s=_retry_after_s(headers), answer=known)
     if remedy := _remedy(status, known, text):
         return Outcome(Verdict.HELD, status, seen, remedy, answer=known)
@@ -95,25 +107,32 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, *, needs_json
     return Outcome(Verdict.HELD, status, seen, "Check the address of the MLflow server.", answer=known)
 
 
-def transport_failure(kind: str, text: str, *, is_timeout: bool, is_local: bool) -> Outcome:
+def transport_failure(kind: str, text: str, *, is_local: bool) -> Outcome:
     """Judge the lack of an answer.
 
     Args:
-        kind: `refused`, `reset`, `timeout`, `resolve`, `tls` or `other`.
+        kind: a key of `_TRANSPORT`.
         text: what the HTTP library says.
-        is_timeout: whether a part of the request may have arrived.
         is_local: whether the address is this machine's: then there may be a tunnel behind it.
     """
     cause, remedy = _TRANSPORT[kind]
     if is_local:
         remedy = _TUNNEL.get(kind, remedy)
-    return Outcome(Verdict.RETRY, 0, f"{cause} ({clean_text(text, MAX_REASON)})", remedy, is_timeout=is_timeout)
+    return Outcome(
+        Verdict.RETRY,
+        cause=f"{cause} ({clean_text(text, MAX_REASON)})",
+        remedy=remedy,
+        is_timeout=kind in {"timeout", "slow"},
+        is_uncertain=kind in {"reset", "timeout", "slow"},
+    )
 
 
 _TRANSPORT: Final = {
     "refused": ("connection refused", "Is the MLflow server running at this address?"),
     "reset": ("connection closed without an answer", "Is it an MLflow server that listens there?"),
     "timeout": ("no answer in time", "The server or the network is slow or stopped."),
+    "unreachable": ("no connection in time", "Check the host name, the firewall and the network."),
+    "slow": ("the answer took too long to arrive", "The network is slow."),
     "resolve": ("the host name cannot be resolved", "Check the host name and the network."),
     "tls": ("the TLS connection failed", "Check the certificate; MLFLOW_TRACKING_SERVER_CERT_PATH names a CA file."),
     "other": ("the request failed", "Check the address of the MLflow server."),
@@ -133,13 +152,13 @@ def _remedy(status: int, answer: Mapping[str, Any], text: str) -> str:
         return "Start the server with --allowed-hosts HOST, or reach it as localhost (an SSH tunnel does)."
     if status == 403:
         return "These credentials may not write there."
-    if status == 404 and not answer:
+    if status == 404 and "error_code" not in answer:
         return "The address lacks the server's path prefix, or it is no MLflow server."
     if status == 404:
         return "It was deleted, or belongs to another server or workspace."
     if status == 400 and "'active' state" in text:
-        return "The run or its experiment was deleted: restore it, or start a new run."
-    if status == 400 and "run_id" in text.lower() and "invalid" in text.lower():
+        return "It was deleted: restore it (`mlflow runs restore`, `mlflow experiments restore`), or start a new run."
+    if status == 400 and "parameter 'run_id'" in text:
         return "Give the id of an existing run."
     if 300 <= status < 400:
         return "Redirects are not followed: give the final address."
@@ -149,13 +168,19 @@ def _remedy(status: int, answer: Mapping[str, Any], text: str) -> str:
 def _json_object(body: bytes) -> dict[str, Any] | None:
     try:
         parsed = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return parsed if isinstance(parsed, dict) else None
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float:
+    """The server's wish: seconds, or a date."""
+    text = headers.get("retry-after", "")
     try:
-        return min(max(float(headers.get("retry-after", 0)), 0.0), 3600.0)
-    except ValueError:  # a date: servers of this kind do not send one
-        return 0.0
+        wish_s = float(text)
+    except ValueError:
+        try:
+            wish_s = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            return 0.0
+    return 0.0 if math.isnan(wish_s) else min(max(wish_s, 0.0), MAX_RETRY_AFTER_S)

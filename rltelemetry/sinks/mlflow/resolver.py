@@ -1,7 +1,8 @@
 """An event loop that resolves names in daemon threads of its own.
 
 asyncio's default asks a thread pool that is closed by the time of an atexit hook, and a stalled resolver in that pool
-keeps the interpreter from leaving. Here a stalled resolution costs its waiter a time-out, and nobody else anything.
+keeps the interpreter from leaving. Here a stalled resolution costs its waiters a time-out, and nobody else anything;
+whoever asks for the same name meanwhile waits for the same thread, so that a dead resolver does not collect threads.
 """
 
 import asyncio
@@ -13,21 +14,35 @@ __all__ = ["make_loop"]
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    async def getaddrinfo(self, host: Any, port: Any, **hints: Any) -> Any:
-        answer: asyncio.Future[Any] = self.create_future()
+    def __init__(self) -> None:
+        super().__init__()
+        self._resolving: dict[Any, asyncio.Future[Any]] = {}
 
+    async def getaddrinfo(self, host: Any, port: Any, **hints: Any) -> Any:
+        question = (host, port, *sorted(hints.items()))
+        answer = self._resolving.get(question)
+        if answer is None:
+            answer = self._resolving[question] = self.create_future()
+            answer.add_done_callback(lambda _: self._resolving.pop(question, None))
+            self._ask(answer, host, port, hints)
+        result = await asyncio.shield(answer)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def _ask(self, answer: "asyncio.Future[Any]", host: Any, port: Any, hints: dict[str, Any]) -> None:
         def resolve() -> None:
-            try:
-                result: Any = socket.getaddrinfo(host, port, **hints)
-            except Exception as error:
-                result = error
+            result = _resolve(host, port, hints)
             try:
                 self.call_soon_threadsafe(_settle, answer, result)
             except RuntimeError:  # the loop was closed meanwhile: nobody waits any more
                 return
 
-        threading.Thread(target=resolve, name="rltelemetry-resolver", daemon=True).start()
-        return await answer
+        thread = threading.Thread(target=resolve, name="rltelemetry-resolver", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is ending and starts no more threads
+            answer.set_result(_resolve(host, port, hints))
 
 
 def make_loop() -> asyncio.AbstractEventLoop:
@@ -35,10 +50,14 @@ def make_loop() -> asyncio.AbstractEventLoop:
     return _Loop()
 
 
+def _resolve(host: Any, port: Any, hints: dict[str, Any]) -> Any:
+    """The addresses, or the exception: errors travel as values, so that one nobody waits for is not complained about."""
+    try:
+        return socket.getaddrinfo(host, port, **hints)
+    except Exception as error:
+        return error
+
+
 def _settle(answer: "asyncio.Future[Any]", result: Any) -> None:
-    if answer.done():
-        return
-    if isinstance(result, Exception):
-        answer.set_exception(result)
-    else:
+    if not answer.done():
         answer.set_result(result)
