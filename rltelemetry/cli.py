@@ -1,7 +1,7 @@
 """The `rltelemetry` command: one function a subcommand, in one table.
 
 Results go to stdout, complaints to stderr. Exit codes: 0 done, 1 it did not work, 2 bad arguments, 3 something is
-missing.
+missing, 130 interrupted.
 """
 
 import argparse
@@ -20,6 +20,8 @@ EXAMPLES: Final = """examples:
   rltelemetry up                 start an MLflow server here, and wait until it answers
   rltelemetry down               stop it
 """
+LOG_TAIL: Final = 10
+"""Lines of the server's output that are shown when it fails."""
 
 
 class _Command(NamedTuple):
@@ -34,22 +36,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return COMMANDS[options.command].run(options)
     except RltelemetryError as error:
-        print(f"rltelemetry: {error}", file=sys.stderr)
+        _complain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return 130
 
 
 def _up(options: argparse.Namespace) -> int:
-    embedded = server.ensure(options.directory)
+    directory = options.directory or Path.cwd()
+    embedded = server.ensure(directory)
     state = "starting" if embedded.is_new else "running"
-    print(f"MLflow: {embedded.uri} ({state}; data in {options.directory}; stop it with `rltelemetry down`)", flush=True)
-    if options.no_wait or server.is_answering(embedded, options.timeout):
+    print(f"MLflow: {embedded.uri} ({state}; data in {directory}; stop it with `{_down_command(options)}`)", flush=True)
+    if options.no_wait:
         return 0
-    print(
-        f"rltelemetry: the server does not answer after {options.timeout:g} s; its output is in {embedded.log}",
-        file=sys.stderr,
-    )
+    if embedded.is_new:
+        print(f"waiting up to {options.timeout:g} s until it answers", flush=True)
+    if server.is_answering(embedded, options.timeout):
+        print("it answers")
+        return 0
+    has_ended = server.recorded(directory) is None
+    outcome = "has ended" if has_ended else f"does not answer after {options.timeout:g} s, and goes on starting"
+    _complain(f"the MLflow server {outcome}. Its output is in {embedded.log}:\n{_tail(Path(embedded.log))}")
     return 1
 
 
@@ -57,7 +64,7 @@ def _add_up_arguments(parser: argparse.ArgumentParser) -> None:
     _add_directory(parser)
     parser.add_argument("--no-wait", action="store_true", help="do not wait until it answers")
     parser.add_argument(
-        "--timeout", type=float, default=120.0, metavar="S", help="longest wait in seconds (%(default)s)"
+        "--timeout", type=float, default=120.0, metavar="S", help="longest wait in seconds (default: %(default)g)"
     )
 
 
@@ -67,8 +74,24 @@ def _down(options: argparse.Namespace) -> int:
     return 0
 
 
+def _down_command(options: argparse.Namespace) -> str:
+    return f"rltelemetry down --directory {options.directory}" if options.directory else "rltelemetry down"
+
+
 def _add_directory(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--directory", type=Path, default=Path.cwd(), help="where its data lies (default: here)")
+    parser.add_argument("--directory", type=Path, help="where its data lies (default: here)")
+
+
+def _tail(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return "\n".join(lines[-LOG_TAIL:])
+
+
+def _complain(text: str) -> None:
+    print(f"rltelemetry: {text}", file=sys.stderr)
 
 
 COMMANDS: Final = {

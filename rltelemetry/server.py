@@ -1,17 +1,17 @@
 """An MLflow server of one's own, where none is configured: found, started, shared, stopped.
 
-It is one subprocess in a session of its own, on loopback only, with MLflow's own conventions (`mlflow.db`, `mlartifacts`
-in the working directory), so that `mlflow ui` there shows the same runs. It outlives the training that started it; what
-it is and where stands in `.rltelemetry/server.json`, under a lock, so that runs share it. Nobody waits for it: the spool
-bridges the seconds that it needs.
+It is one subprocess in a session of its own, on loopback only, with MLflow's own conventions (`mlflow.db`,
+`mlartifacts` in the working directory), so that `mlflow ui` there shows the same runs. It outlives the training that
+started it; what it is and where stands in `.rltelemetry/server.json`, under a lock, so that runs share it. Nobody waits
+for it: the spool bridges the seconds that it needs.
 """
 
 import contextlib
 import fcntl
+import http.client
 import importlib.util
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -19,23 +19,44 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from rltelemetry.errors import MissingExtraError, ServerError
+from rltelemetry.processes import end_group, spawn_detached, start_mark
 
-__all__ = ["DEFAULT_URI", "EmbeddedServer", "answers", "ensure", "find", "is_answering", "recorded", "stop"]
+__all__ = [
+    "DEFAULT_URI",
+    "EmbeddedServer",
+    "answers",
+    "command",
+    "ensure",
+    "environment",
+    "find",
+    "is_answering",
+    "recorded",
+    "stop",
+]
 
 DEFAULT_URI: Final = "http://localhost:5000"
 """Where a local server, or an SSH tunnel to one, is by convention."""
+
+HOST: Final = "127.0.0.1"
+"""Loopback, and never anything else: whoever reaches the server can read and write everything in it."""
 
 FIRST_PORT: Final = 5001
 """Never 5000: a later `ssh -R 5000` needs it."""
 
 LAST_PORT: Final = 5100
+START_S: Final = 180.0
+"""A server that is older than this and does not listen never will."""
+
 STOP_S: Final = 5.0
-HOST: Final = "127.0.0.1"
+LOCK_S: Final = 10.0
+"""Longer than stopping takes, which happens under the lock."""
+
+MAX_ANSWER: Final = 2**16
 
 
 @dataclass(frozen=True)
@@ -45,14 +66,14 @@ class EmbeddedServer:
     Attributes:
         uri: its address.
         pid: its process, and the leader of its session.
-        started: the process's start time in clock ticks: a pid alone may be somebody else's by now.
+        started: when that process started, as `processes.start_mark` tells it.
         log: what it prints.
         is_new: whether this call started it.
     """
 
     uri: str
     pid: int
-    started: int
+    started: str
     log: str
     is_new: bool = False
 
@@ -67,17 +88,20 @@ def answers(uri: str, timeout_s: float) -> bool:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect())
     try:
         with opener.open(f"{uri}/api/3.0/mlflow/server-info", timeout=timeout_s) as answer:
-            return "store_type" in json.load(answer)
-    except (OSError, ValueError, TypeError):
+            info = json.loads(answer.read(MAX_ANSWER))
+    except (OSError, ValueError, http.client.HTTPException):
         return False
+    return isinstance(info, dict) and "store_type" in info
 
 
 def is_answering(server: EmbeddedServer, timeout_s: float) -> bool:
     """Wait until a server answers; False if it died or the time is up. Its log says why."""
     deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline and _is_alive(server):
+    while _is_alive(server):
         if answers(server.uri, 1.0):
             return True
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.25)
     return False
 
@@ -89,16 +113,18 @@ def ensure(directory: Path | None = None) -> EmbeddedServer:
         MissingExtraError: mlflow is not installed.
         ServerError: the directory cannot be written, or no port is free.
     """
-    place = directory or Path.cwd()
-    with _locked(place):
+    place = (directory or Path.cwd()).absolute()
+    with _locked(_folder(place)):
         known = recorded(place)
-        if known is not None:
+        if known is not None and not _is_broken(known, place):
             return known
         if importlib.util.find_spec("mlflow") is None:
             raise MissingExtraError("an MLflow server of your own needs mlflow: pip install 'rltelemetry[mlflow]'")
+        if known is not None:
+            end_group(known.pid, known.started, STOP_S)
         server = _start(place)
-        _record_path(place).write_text(json.dumps(asdict(server), indent=2))
-        return server
+        _record(place, server)
+        return replace(server, is_new=True)
 
 
 def recorded(directory: Path) -> EmbeddedServer | None:
@@ -107,7 +133,8 @@ def recorded(directory: Path) -> EmbeddedServer | None:
         server = EmbeddedServer(**{**json.loads(_record_path(directory).read_text()), "is_new": False})
     except (OSError, ValueError, TypeError):
         return None
-    return server if _is_alive(server) else None
+    is_sound = isinstance(server.pid, int) and str(server.uri).startswith(f"http://{HOST}:")
+    return server if is_sound and _is_alive(server) else None
 
 
 def stop(directory: Path | None = None) -> EmbeddedServer | None:
@@ -116,94 +143,108 @@ def stop(directory: Path | None = None) -> EmbeddedServer | None:
     Raises:
         ServerError: the directory cannot be written.
     """
-    place = directory or Path.cwd()
+    place = (directory or Path.cwd()).absolute()
     if not _record_path(place).exists():
         return None
-    with _locked(place):
+    with _locked(_folder(place)):
         server = recorded(place)
         if server is not None:
-            _signal(server, signal.SIGTERM)
-            deadline = time.monotonic() + STOP_S
-            while _is_alive(server) and time.monotonic() < deadline:
-                time.sleep(0.05)
-            _signal(server, signal.SIGKILL)  # whatever of its session is left, workers included
+            end_group(server.pid, server.started, STOP_S)
         _record_path(place).unlink(missing_ok=True)
         return server
 
 
-def _start(directory: Path) -> EmbeddedServer:
-    port = _free_port()
-    log = _folder(directory) / "server.log"
-    command = [
+def command(port: int) -> list[str]:
+    """Return the command line of a light server: one worker, everything in the directory in which it runs."""
+    return [
         *(sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"),
         *("--backend-store-uri", "sqlite:///mlflow.db", "--artifacts-destination", "./mlartifacts"),
     ]
-    environ = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
-        environ.pop(name, None)
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=directory,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            close_fds=True,
-        )
-    _children[process.pid] = process
-    return EmbeddedServer(f"http://{HOST}:{port}", process.pid, _start_ticks(process.pid), str(log), is_new=True)
 
 
-_children: dict[int, "subprocess.Popen[bytes]"] = {}
-"""Servers that this very process started: they must be reaped here when they end."""
+def environment() -> dict[str, str]:
+    """Return this process's environment for a server: without what speaks of clients, and without reports home."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("MLFLOW_SERVER_") or not name.startswith(("MLFLOW_", "OTEL_"))
+    }
+    # With the working directory on the path, a file mlflow.py in it would be taken for MLflow.
+    light = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONSAFEPATH": "1"}
+    return {**inherited, **light, "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+def _start(directory: Path) -> EmbeddedServer:
+    log = _folder(directory) / "server.log"
+    with _claims() as claims:
+        port = _free_port(claims)
+        try:
+            pid = spawn_detached(command(port), directory, environment(), log)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise ServerError(f"the MLflow server cannot be started: {error}") from None
+        mark = start_mark(pid)
+        if claims is not None:
+            (claims / str(port)).write_text(f"{pid} {mark}")
+    return EmbeddedServer(f"http://{HOST}:{port}", pid, mark, str(log))
 
 
 def _is_alive(server: EmbeddedServer) -> bool:
-    child = _children.get(server.pid)
-    if child is not None and child.poll() is not None:
+    return bool(server.started) and start_mark(server.pid) == server.started
+
+
+def _is_broken(server: EmbeddedServer, directory: Path) -> bool:
+    """Whether a server that lives will never answer: it had time, and nobody listens. A busy one is not broken."""
+    if time.time() - _record_path(directory).stat().st_mtime < START_S:
         return False
-    return server.started > 0 and _start_ticks(server.pid) == server.started
+    with socket.socket() as probe:
+        probe.settimeout(0.2)
+        return probe.connect_ex((HOST, int(server.uri.rpartition(":")[2]))) != 0
 
 
-def _signal(server: EmbeddedServer, number: signal.Signals) -> None:
-    """Signal the server's whole session; the group exists as long as one of its processes does."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(server.pid, number)
+@contextlib.contextmanager
+def _claims() -> Iterator[Path | None]:
+    """Lock the user's list of claimed ports: a server binds its port only seconds after it was started.
+
+    Without a place for the list (None) there is only the look at the port itself.
+    """
+    folder = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "rltelemetry" / "ports"
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_locked(folder))
+        except (OSError, ServerError):
+            yield None
+            return
+        yield folder
 
 
-def _start_ticks(pid: int) -> int:
-    """The start time of a process; 0 if there is none (or it is a zombie)."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return _start_ticks_without_proc(pid)
-    fields = text.rpartition(")")[2].split()
-    return 0 if fields[0] == "Z" else int(fields[19])
-
-
-def _start_ticks_without_proc(pid: int) -> int:
-    """On systems without /proc a pid is all there is: 1 stands for "it lives"."""
-    if Path("/proc/self").exists():
-        return 0
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return 0
-    return 1
-
-
-def _free_port() -> int:
+def _free_port(claims: Path | None) -> int:
     for port in range(FIRST_PORT, LAST_PORT + 1):
-        with socket.socket() as probe:
+        if claims is not None and _is_claimed(claims / str(port)):
+            continue
+        with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind((HOST, port))
-                return port
+            probe.bind((HOST, port))
+            return port
     raise ServerError(
-        f"no loopback port from {FIRST_PORT} to {LAST_PORT} is free. Give --logging.tracking-uri instead."
+        f"loopback ports: got none free from {FIRST_PORT} to {LAST_PORT}; expected one. "
+        "Stop a server there, or give the address of an MLflow server."
     )
+
+
+def _is_claimed(claim: Path) -> bool:
+    try:
+        pid, mark = claim.read_text().split(maxsplit=1)
+        return bool(mark) and start_mark(int(pid)) == mark
+    except (OSError, ValueError):
+        return False
+
+
+def _record(directory: Path, server: EmbeddedServer) -> None:
+    """Write the record at one stroke: half of one would lead to a second server on the same database."""
+    unfinished = _record_path(directory).with_suffix(".new")
+    unfinished.write_text(json.dumps(asdict(server), indent=2))
+    unfinished.replace(_record_path(directory))
 
 
 def _folder(directory: Path) -> Path:
@@ -215,19 +256,34 @@ def _record_path(directory: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """Let one process at a time decide; the kernel drops the lock of a process that dies."""
     try:
-        _folder(directory).mkdir(exist_ok=True)
-        lock = (_folder(directory) / "lock").open("w")
+        folder.mkdir(exist_ok=True)
+        lock = (folder / "lock").open("w")
     except OSError as error:
         raise ServerError(
-            f"{_folder(directory)} cannot be written ({error.strerror}). "
+            f"{folder}: got {error.strerror}; expected a directory that can be written. "
             "Start in a directory of your own, or give the address of an MLflow server."
         ) from None
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        deadline = time.monotonic() + LOCK_S
+        while not _try_lock(lock.fileno()):
+            if time.monotonic() > deadline:
+                raise ServerError(
+                    f"{folder}: got a lock that is held for more than {LOCK_S:g} s; expected a moment. "
+                    "Another command there does not end: end it."
+                )
+            time.sleep(0.02)
         yield
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -84,9 +84,24 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         config.stash[STARTER].close()
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start the server while the first tests run, if any of those that were chosen needs it."""
+    is_needed = any(
+        item.get_closest_marker("mlflow") or "mlflow_server" in getattr(item, "fixturenames", ())
+        for item in session.items
+    )
+    if is_needed and importlib.util.find_spec("mlflow") is not None and not session.config.option.collectonly:
+        (shared_directory(session.config) / "wanted").touch()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     node.workerinput["shared_mlflow"] = str(node.config.stash[STARTER].directory)
+
+
+def shared_directory(config: pytest.Config) -> Path:
+    shared = getattr(config, "workerinput", {}).get("shared_mlflow")
+    return Path(shared) if shared else config.stash[STARTER].directory
 
 
 @pytest.fixture(scope="session")
@@ -94,9 +109,7 @@ def mlflow_server(request: pytest.FixtureRequest) -> MlflowServer:
     """The real server of this test run: make runs and experiments of your own in it."""
     if importlib.util.find_spec("mlflow") is None:
         pytest.skip("mlflow is not installed: pip install 'rltelemetry[mlflow]'")
-    config = request.config
-    shared = getattr(config, "workerinput", {}).get("shared_mlflow")
-    directory = Path(shared) if shared else config.stash[STARTER].directory
+    directory = shared_directory(request.config)
     (directory / "wanted").touch()
     deadline = time.monotonic() + START_S
     while not (directory / "answer").exists():

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from rltelemetry.server import command, environment
 from rltelemetry.testing.exchange import Answer, send
 from rltelemetry.testing.mlflow_server import MlflowServer
 
@@ -82,16 +82,11 @@ class RealMlflow(MlflowServer):
 
     def launch(self) -> None:
         """Start without waiting."""
-        command = [
-            *(sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(self.port), "--workers", "1"),
-            *("--backend-store-uri", "sqlite:///mlflow.db", "--artifacts-destination", "./mlartifacts"),
-            *self._options,
-        ]
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                command,
+                [*command(self.port), *self._options],
                 cwd=self.directory,
-                env=self._environment(),
+                env={**environment(), **self._environ},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -146,13 +141,6 @@ class RealMlflow(MlflowServer):
         self.stop()
         if self._own_directory is not None:
             self._own_directory.cleanup()
-
-    def _environment(self) -> dict[str, str]:
-        """This process's environment without what would change the server, and without reports to its makers."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "OTEL_"))}
-        light = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        # With the directory on the path, a file mlflow.py in it would be taken for MLflow.
-        return {**inherited, **light, "PYTHONSAFEPATH": "1", **self._environ}
 
     def _is_healthy(self) -> bool:
         try:

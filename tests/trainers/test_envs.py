@@ -1,11 +1,14 @@
+from types import SimpleNamespace
 from typing import Any
 
 import envpool
 import numpy as np
 import pytest
+from envpool.python.protocol import ArraySpec
 from numpy.typing import NDArray
 
-from trainers.envs import VectorEnv, make_vector_env, registry
+from trainers.envs import VectorEnv, make_vector_env
+from trainers.envs.spec import read_spec
 from trainers.errors import ConfigError, DivergenceError, MissingError, TaskError
 
 ONE_AT_A_TIME = 3
@@ -60,12 +63,25 @@ def test_integer_box_is_a_multi_discrete_action() -> None:
     assert (action.kind, action.sizes, action.shape) == ("multi_discrete", (6, 1, 3), (3,))
 
 
+def made_up_spec(**actions: ArraySpec) -> Any:
+    obs = ArraySpec(np.float64, [3], (-1.0, 1.0), ([], []))
+    config = SimpleNamespace(max_num_players=1)
+    return SimpleNamespace(
+        config=config, state_array_spec={"obs": obs}, action_array_spec=actions, reward_threshold=None
+    )
+
+
 def test_smallest_positive_number_is_not_taken_for_a_lower_bound() -> None:
     tiny, huge = np.finfo(np.float64).tiny, np.finfo(np.float64).max
-    low, high = registry.read_spec.__globals__["_true_bounds"](
-        np.array([tiny, -1.0]), np.array([huge, 1.0]), np.finfo(np.float64)
-    )
-    assert (low.tolist(), high.tolist()) == ([-np.inf, -1.0], [np.inf, 1.0])
+    action = ArraySpec(np.float64, [-1, 2], (0.0, 0.0), ([tiny, -1.0], [huge, 1.0]))
+    spec = read_spec("Made-up-v0", made_up_spec(action=action)).action
+    assert (spec.low.tolist(), spec.high.tolist()) == ([-np.inf, -1.0], [np.inf, 1.0])
+
+
+def test_action_of_several_arrays_is_refused() -> None:
+    action = ArraySpec(np.float64, [-1, 2], (-1.0, 1.0), ([], []))
+    with pytest.raises(TaskError, match="has an action made of 2 arrays"):
+        read_spec("Made-up-v0", made_up_spec(left=action, right=action))
 
 
 def test_nested_observation_becomes_one_vector_in_the_order_of_its_leaves() -> None:
@@ -129,6 +145,50 @@ def test_time_limit_holds_where_the_task_ignores_it() -> None:
     for fresh in (steps[3], steps[7]):
         assert not fresh.reward.any()
         assert (fresh.obs.reshape(4, 10, 5)[:, 0].sum(1) == 1).all()  # the ball is in the first row again
+
+
+class Endless:
+    """A pool whose episodes never end, count their steps in the observation, and pay 1 a step."""
+
+    def __init__(self, num_envs: int) -> None:
+        self.count = np.zeros(num_envs, np.int32)
+        self.resets: list[list[int]] = []
+
+    def reset(self, rows: NDArray[np.int32] | None = None) -> Any:
+        rows = np.arange(len(self.count), dtype=np.int32) if rows is None else rows
+        self.resets.append(rows.tolist())
+        self.count[rows] = 0
+        return self._obs()[rows], {}
+
+    def step(self, actions: NDArray[Any]) -> Any:
+        self.count += 1
+        no = np.zeros(len(self.count), bool)
+        return self._obs(), np.ones(len(no), np.float32), no, no.copy(), {}
+
+    def _obs(self) -> NDArray[np.float32]:
+        return np.repeat(self.count[:, None], 4, 1).astype(np.float32)
+
+
+def test_imposed_limit_makes_the_row_after_it_a_clean_dummy() -> None:
+    pool = Endless(2)
+    env = VectorEnv(pool, cart_pole().spec, 2, max_episode_steps=2)
+    env.reset()
+    steps = [env.step(np.zeros(2, np.int64)) for _ in range(7)]
+    assert [step.obs[0, 0] for step in steps] == [1, 2, 0, 1, 2, 0, 1]
+    assert [step.reward[0] for step in steps] == [1, 1, 0, 1, 1, 0, 1]
+    assert [bool(step.truncated[0]) for step in steps] == [False, True, False, False, True, False, False]
+    assert [bool(step.valid[0]) for step in steps] == [True, True, False, True, True, False, True]
+    assert pool.resets == [[0, 1]] * 3
+
+
+def test_reset_forgets_what_the_limit_was_about_to_cut() -> None:
+    pool = Endless(2)
+    env = VectorEnv(pool, cart_pole().spec, 2, max_episode_steps=1)
+    env.reset()
+    assert env.step(np.zeros(2, np.int64)).truncated.all()
+    env.reset()
+    assert env.step(np.zeros(2, np.int64)).reward.all()
+    assert len(pool.resets) == 2
 
 
 def test_imposed_limit_leaves_episodes_alone_that_end_by_themselves() -> None:

@@ -64,6 +64,25 @@ def test_two_runs_with_one_seed_are_bit_identical(task: str) -> None:
     assert np.isfinite([m.actor_loss for m in metrics[0]]).all()
 
 
+def test_each_seed_drives_its_own_random_numbers() -> None:
+    base = spawn_seeds(1)
+    firsts, moved = [], []
+    for seeds in (base, base._replace(network=0), base._replace(policy=0), base._replace(minibatch=0)):
+        env = make_vector_env("CartPole-v1", NUM_ENVS, base.environment)
+        ppo = Ppo(env.spec, config(), Runtime(torch.device("cpu"), seeds))
+        parts = Session(ppo, env, ppo.make_storage(NUM_ENVS))
+        firsts.append(weights(ppo))
+        parts.collect()
+        firsts[-1] = torch.cat([firsts[-1], parts.storage.action.flatten()])
+        parts.ppo.update(parts.storage, 0.0)
+        moved.append(weights(ppo))
+    network, policy, minibatch = (torch.equal(firsts[0], first) for first in firsts[1:])
+    assert (network, policy, minibatch) == (False, False, True)
+    num_weights = len(moved[0])
+    assert torch.equal(firsts[0][:num_weights], firsts[2][:num_weights])
+    assert not torch.equal(moved[0], moved[3])
+
+
 def test_state_restores_a_learner_bit_for_bit() -> None:
     parts = session(config())
     train(parts, 2)
@@ -245,6 +264,18 @@ def test_policy_that_has_diverged_never_reaches_the_environments() -> None:
         parts.ppo.network.policy_head.bias.fill_(torch.nan)
     with pytest.raises(DivergenceError, match="Pendulum-v1 actions"):
         parts.collect()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("task", ["CartPole-v1", "Pendulum-v1"])
+def test_learns_on_a_gpu_from_the_weights_of_the_cpu(task: str) -> None:
+    seeds, settings = spawn_seeds(1), config(task)
+    env = make_vector_env(task, NUM_ENVS, seeds.environment)
+    ppo, on_cpu = (Ppo(env.spec, settings, Runtime(torch.device(name), seeds)) for name in ("cuda", "cpu"))
+    assert torch.equal(weights(ppo).cpu(), weights(on_cpu))
+    metrics = train(Session(ppo, env, ppo.make_storage(NUM_ENVS)), 2)
+    assert np.isfinite([m.actor_loss for m in metrics]).all()
 
 
 class Mirror:

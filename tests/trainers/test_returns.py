@@ -95,6 +95,11 @@ def test_truncation_bootstraps_with_the_value_of_the_last_observation() -> None:
     assert torch.equal(advantage, column(1 + 0.5 * 20 - 10, 0, 7 + 20 - 30))
 
 
+def test_truncation_ends_the_sum_whatever_kind_of_row_follows() -> None:
+    advantage = gae(column(1, 2), column(10, 20, 30), flags(0, 0), flags(1, 0), flags(1, 1), gamma=0.5, gae_lambda=0.5)
+    assert torch.equal(advantage, column(1 + 10 - 10, 2 + 15 - 20))
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1),

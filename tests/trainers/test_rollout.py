@@ -185,7 +185,7 @@ def test_statistics_agree_with_counting_step_by_step(seed: int, end_rate: float,
     for t in range(1, 40):
         valid[t] = ~done[t - 1]
         done[t] &= valid[t]
-    reward[~valid] = np.nan
+    reward[~valid], done[~valid] = np.nan, True
     statistics = EpisodeStatistics(4, window=10_000)
     for rows in np.array_split(np.arange(40), cuts):
         statistics.add(reward[rows], done[rows], valid[rows])

@@ -48,12 +48,9 @@ def _explained(command: str, work: Callable[[], int]) -> int:
 
     try:
         return work()
-    except TrainersError as error:
+    except (TrainersError, SettingsError) as error:
         say(f"{command}: {error}")
         return error.exit_code
-    except SettingsError as error:
-        say(f"{command}: {error}")
-        return 2
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRA:

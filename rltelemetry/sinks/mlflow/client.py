@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -144,11 +144,11 @@ class MlflowClient:
     async def put_artifact(self, artifact_path: str, path: Path, timeout_s: float) -> Outcome:
         """Upload a file to the server's artifact store; `timeout_s` counts for each piece, not for the whole."""
         try:
-            size = path.stat().st_size
-            body = _pieces(path)
-            route = ARTIFACTS + quote(artifact_path)
-            headers = {"Content-Length": str(size)}
-            return await self._request("PUT", route, timeout_s, body=body, headers=headers, needs_json=False)
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                route, headers = ARTIFACTS + quote(artifact_path), {"Content-Length": str(size)}
+                body = _pieces(file, size)
+                return await self._request("PUT", route, timeout_s, body=body, headers=headers, needs_json=False)
         except OSError as error:
             return Outcome(Verdict.POISON, cause=f"the file cannot be read: {error.strerror}")
 
@@ -224,10 +224,11 @@ def _text(value: object) -> str:
     return str(value).encode("utf-8", "replace").decode()
 
 
-async def _pieces(path: Path) -> AsyncIterator[bytes]:
-    with path.open("rb") as file:
-        while piece := file.read(CHUNK_BYTES):
-            yield piece
+async def _pieces(file: BinaryIO, size: int) -> AsyncIterator[bytes]:
+    """Read what was there at the start: a log file may grow meanwhile."""
+    while size > 0 and (piece := file.read(min(size, CHUNK_BYTES))):
+        size -= len(piece)
+        yield piece
 
 
 def _kind(error: httpx.HTTPError) -> str:

@@ -14,10 +14,14 @@ import time
 from pathlib import Path
 from typing import Final, Literal
 
-__all__ = ["SpoolFile", "connect_disk", "connect_memory", "default_directory", "is_network_file_system"]
+__all__ = ["Durability", "SpoolFile", "connect_disk", "connect_memory", "default_directory", "is_network_file_system"]
+
+Durability = Literal["normal", "full"]
 
 SCHEMA_VERSION: Final = 1
 SUFFIX: Final = ".spool"
+COMPANIONS: Final = ("-wal", "-shm", "-journal")
+BUSY_S: Final = 0.1
 
 SCHEMA: Final = f"""
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -36,6 +40,7 @@ NETWORK_FILE_SYSTEMS: Final = frozenset(
 """WAL needs memory that all users of the file share; these have none."""
 
 _owned: set[Path] = set()
+"""What this process owns: a POSIX lock does not keep a process from taking it twice, and closing it once drops it."""
 
 
 class SpoolFile:
@@ -61,63 +66,90 @@ class SpoolFile:
         """The file that the owner holds locked."""
         return self.path.with_suffix(".lock")
 
+    @property
+    def written_at_ns(self) -> int:
+        """When something was last written, by the file system; 0 if nothing is there."""
+        return max((_mtime_ns(path) for path in (self.path, *self._companions())), default=0)
+
     def acquire(self) -> bool:
-        """Become the owner; False if somebody else is, in this process or another."""
+        """Become the owner; False if somebody else is, in this process or another.
+
+        Raises:
+            OSError: the directory cannot be written.
+        """
         if self._lock is not None:
             return True
-        if self.path in _owned:
+        if self._key() in _owned:
             return False
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _lock(descriptor) or not _is_same_file(descriptor, self.lock_path):
             os.close(descriptor)
             return False
         self._lock = descriptor
-        _owned.add(self.path)
+        _owned.add(self._key())
         return True
+
+    def acquire_abandoned(self) -> bool:
+        """Become the owner of a spool whose owner has died; False if it lives, or has tidied up meanwhile."""
+        with contextlib.suppress(OSError):
+            if self.path.exists() and self.acquire():
+                if self.path.exists():
+                    return True
+                self.release(remove=True)
+        return False
 
     def release(self, *, remove: bool) -> None:
         """Give the file up; remove it if nothing is left to send."""
-        doomed = [self.path, *(self.path.with_name(self.path.name + end) for end in ("-wal", "-shm", "-journal"))]
-        for path in [*doomed, self.lock_path] if remove else []:
+        for path in [self.path, *self._companions(), self.lock_path] if remove else []:
             with contextlib.suppress(OSError):
                 path.unlink()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-            _owned.discard(self.path)
+            _owned.discard(self._key())
 
     def quarantine(self) -> Path:
         """Put a damaged or foreign file aside, under a name that says so."""
         aside = self.path.with_name(f"{self.path.name}.damaged-{secrets.token_hex(2)}")
-        with contextlib.suppress(OSError):
-            self.path.rename(aside)
-        for end in ("-wal", "-shm", "-journal"):
+        for end in ("", *COMPANIONS):
             with contextlib.suppress(OSError):
-                self.path.with_name(self.path.name + end).unlink()
+                self.path.with_name(self.path.name + end).rename(aside.with_name(aside.name + end))
         return aside
 
+    def _companions(self) -> list[Path]:
+        return [self.path.with_name(self.path.name + end) for end in COMPANIONS]
 
-def connect_disk(file: SpoolFile, durability: Literal["normal", "full"]) -> sqlite3.Connection:
-    """Open, or make, the database of a file that we own.
+    def _key(self) -> Path:
+        return self.path.parent.resolve() / self.path.name
+
+
+def connect_disk(file: SpoolFile, durability: Durability) -> sqlite3.Connection:
+    """Open, or make, the database of a file that becomes ours.
 
     Raises:
         OSError: the directory cannot be written, or somebody else owns the file.
-        sqlite3.Error: the file cannot be used, even after a damaged one was put aside.
+        sqlite3.OperationalError: the disk does not let it be used.
+        sqlite3.DatabaseError: it is damaged, no spool, or of another version.
     """
     if not file.acquire():
         raise BlockingIOError(f"{file.path} is in use by another process")
-    descriptor = os.open(file.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    os.close(descriptor)
+    os.close(os.open(file.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    db = sqlite3.connect(file.path, timeout=BUSY_S, check_same_thread=False)
     try:
-        return _open(file.path, durability)
-    except sqlite3.OperationalError:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        (num_tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if version != SCHEMA_VERSION and (version or num_tables):
+            raise sqlite3.DatabaseError(f"schema version {version} instead of {SCHEMA_VERSION}")
+        mode = "TRUNCATE" if is_network_file_system(file.path) else "WAL"
+        db.execute(f"PRAGMA journal_mode = {mode}").fetchall()
+        db.execute(f"PRAGMA synchronous = {durability.upper()}")
+        db.executescript(SCHEMA)
+        db.execute("SELECT count(*) FROM rows").fetchone()
+    except BaseException:
+        db.close()
         raise
-    except sqlite3.DatabaseError:
-        file.quarantine()
-        return _open(file.path, durability)
+    return db
 
 
 def connect_memory() -> sqlite3.Connection:
@@ -137,6 +169,7 @@ def is_network_file_system(path: Path, mounts: str | None = None) -> bool:
     """Say whether a path lies on a network file system, by the kernel's table of mounts."""
     try:
         table = Path("/proc/mounts").read_text() if mounts is None else mounts
+        path = path.resolve()
     except OSError:
         return False
     best, kind = "", ""
@@ -150,18 +183,24 @@ def is_network_file_system(path: Path, mounts: str | None = None) -> bool:
     return kind in NETWORK_FILE_SYSTEMS
 
 
-def _open(path: Path, durability: Literal["normal", "full"]) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=0.1, check_same_thread=False)
+def _lock(descriptor: int) -> bool:
     try:
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version not in {0, SCHEMA_VERSION}:
-            raise sqlite3.DatabaseError(f"schema version {version}")
-        mode = "TRUNCATE" if is_network_file_system(path) else "WAL"
-        db.execute(f"PRAGMA journal_mode = {mode}").fetchall()
-        db.execute(f"PRAGMA synchronous = {durability.upper()}")
-        db.executescript(SCHEMA)
-        db.execute("SELECT count(*) FROM rows").fetchone()
-    except BaseException:
-        db.close()
-        raise
-    return db
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _is_same_file(descriptor: int, path: Path) -> bool:
+    """Whether a path still leads to an open file: its last owner may have removed it before we had the lock."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
+
+
+def _mtime_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
