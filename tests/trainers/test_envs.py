@@ -147,8 +147,8 @@ def test_time_limit_holds_where_the_task_ignores_it() -> None:
         assert (fresh.obs.reshape(4, 10, 5)[:, 0].sum(1) == 1).all()  # the ball is in the first row again
 
 
-class Endless:
-    """A pool whose episodes never end, count their steps in the observation, and pay 1 a step."""
+class Counting:
+    """A pool whose episodes end at step 3, count their steps in the observation, and pay 1 a step."""
 
     def __init__(self, num_envs: int) -> None:
         self.count = np.zeros(num_envs, np.int32)
@@ -163,14 +163,14 @@ class Endless:
     def step(self, actions: NDArray[Any]) -> Any:
         self.count += 1
         no = np.zeros(len(self.count), bool)
-        return self._obs(), np.ones(len(no), np.float32), no, no.copy(), {}
+        return self._obs(), np.ones(len(no), np.float32), self.count == 3, no, {}
 
     def _obs(self) -> NDArray[np.float32]:
         return np.repeat(self.count[:, None], 4, 1).astype(np.float32)
 
 
 def test_imposed_limit_makes_the_row_after_it_a_clean_dummy() -> None:
-    pool = Endless(2)
+    pool = Counting(2)
     env = VectorEnv(pool, cart_pole().spec, 2, max_episode_steps=2)
     env.reset()
     steps = [env.step(np.zeros(2, np.int64)) for _ in range(7)]
@@ -178,11 +178,12 @@ def test_imposed_limit_makes_the_row_after_it_a_clean_dummy() -> None:
     assert [step.reward[0] for step in steps] == [1, 1, 0, 1, 1, 0, 1]
     assert [bool(step.truncated[0]) for step in steps] == [False, True, False, False, True, False, False]
     assert [bool(step.valid[0]) for step in steps] == [True, True, False, True, True, False, True]
+    assert not any(step.terminated.any() for step in steps)  # envpool's own third step is thrown away
     assert pool.resets == [[0, 1]] * 3
 
 
 def test_reset_forgets_what_the_limit_was_about_to_cut() -> None:
-    pool = Endless(2)
+    pool = Counting(2)
     env = VectorEnv(pool, cart_pole().spec, 2, max_episode_steps=1)
     env.reset()
     assert env.step(np.zeros(2, np.int64)).truncated.all()
