@@ -1,18 +1,16 @@
 """Forked children: a child has no worker, and its copy of the queue belongs to the parent.
 
-In the child the pipeline is replaced by a door that opens a pipeline of the child's own, with a spool of its own and
-into the same run, when the first event comes. Children of multiprocessing leave by os._exit, without atexit: they are
-given a finaliser. What the parent had open is kept untouched in the child, since closing a copied sqlite connection
-or socket would reach the parent's.
+In the child a pipeline of its own is opened when the first event comes, with a spool of its own and into the same run.
+Children of multiprocessing leave by os._exit, without atexit: they are given a finaliser. What the parent had open is
+kept untouched in the child, since closing a copied sqlite connection or socket would reach the parent's.
 """
 
 import os
 import sys
-from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from rltelemetry.handoff import CELL, DropReason
+from rltelemetry.handoff import CELL, Handoff
 
 __all__ = ["Forkable", "watch_forks"]
 
@@ -26,19 +24,11 @@ class Forkable(Protocol):
     def become_child(self) -> None:
         """Forget the parent's parts; called in the child, where only the forking thread lives on."""
 
-    def put_in_child(self, *args: Any, **kwargs: Any) -> None:
-        """Open the child's pipeline and put the first event into it."""
+    def open_in_child(self) -> Handoff | None:
+        """Open the child's pipeline, for its first event; None once it was closed."""
 
     def close_child(self) -> None:
         """Close the child's pipeline, if it was opened."""
-
-
-class _Door:
-    """Stands where the hand-off stood, until the child logs."""
-
-    def __init__(self, pipeline: Forkable) -> None:
-        self.drops: deque[DropReason] = deque()
-        self.put = pipeline.put_in_child
 
 
 class _Hooks:
@@ -56,7 +46,8 @@ class _Hooks:
         pipeline = self.current()
         if pipeline is not None:
             pipeline.become_child()
-            CELL.active = _Door(pipeline)  # type: ignore[assignment]  # quacks as far as a logger listens
+            CELL.active = None
+            CELL.opener = pipeline.open_in_child
 
     def finalize_in_child(self) -> None:
         """Run by multiprocessing in its child, after it has cleared the finalisers that it inherited."""

@@ -20,7 +20,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from opentelemetry.trace import INVALID_SPAN, Span
 
-from rltelemetry.current_span import current_span
+from rltelemetry.current_span import NO_CONTEXT, SPAN_KEY, read_span_context
 from rltelemetry.redact import freeze, safe_text
 from rltelemetry.types import Fields
 
@@ -39,12 +39,6 @@ __all__ = [
 
 DropReason = Literal["full", "error"]
 """Why an event never reached the worker: the queue was full, or a hostile value broke its snapshot."""
-
-FAST_FIELDS: Final = 64
-"""Events with more fields are sized exactly; one with fewer cannot be large."""
-
-FAST_TEXT: Final = 256
-"""Longer strings are sized exactly (and cut by `freeze`)."""
 
 ON_FOREIGN_SPAN: Final = object()
 """Stands in `Snapshot.span`: the event was added to somebody else's span already, in the caller."""
@@ -89,8 +83,23 @@ class Handoff:
         on_foreign_span: adds an event to a span that is not ours.
 
     Attributes:
+        queue: what waits; `loggers` appends small events itself, everything else comes through `put`.
+        watermark: with so many items waiting, `has_room` must be asked.
         wake: wakes the worker; called when the queue becomes half full.
     """
+
+    __slots__ = (
+        "_capacity",
+        "_capacity_bytes",
+        "_on_foreign_span",
+        "drops",
+        "extra_bytes_added",
+        "extra_bytes_taken",
+        "own_spans",
+        "queue",
+        "wake",
+        "watermark",
+    )
 
     def __init__(
         self,
@@ -105,9 +114,9 @@ class Handoff:
         self.extra_bytes_added = 0
         self.extra_bytes_taken = 0
         self._capacity = capacity
-        self._watermark = capacity // 2
+        self.watermark = capacity // 2
         self._capacity_bytes = capacity_bytes
-        self._own_spans = own_spans
+        self.own_spans = own_spans
         self._on_foreign_span = on_foreign_span
 
     def put(
@@ -117,44 +126,43 @@ class Handoff:
         event: Any,
         fields: Fields,
         bound: Mapping[str, Any],
+        *,
         stamp_ns: int = 0,
         console: bool = True,
     ) -> None:
-        """Take one event; `fields` belongs to the queue from here on. May raise only what a hostile value raises."""
-        queue = self.queue
-        waiting = len(queue)
-        if waiting >= self._watermark:
-            if waiting >= self._capacity:
-                # A deque's append is atomic, an attribute's += is not: the worker counts these.
-                self.drops.append("full")
-                return
-            if waiting == self._watermark:
-                self.wake()
-        extra_bytes = 0
-        if type(event) is not str or len(event) > FAST_TEXT:
-            event = safe_text(event)
-            extra_bytes = len(event)
-        for value in fields.values():
-            kind = type(value)
-            if kind is float or kind is int or (kind is str and len(value) <= FAST_TEXT) or value is None:
-                continue
-            fields, size = snapshot_fields(fields)
-            extra_bytes += size
-            break
-        else:
-            if len(fields) > FAST_FIELDS:
-                extra_bytes += 128 * len(fields)
-        if extra_bytes:
-            if self.extra_bytes_added - self.extra_bytes_taken + extra_bytes > self._capacity_bytes:
-                self.drops.append("full")
-                return
-            self.extra_bytes_added += extra_bytes
+        """Take an event of any size and with any values: they are frozen, and their bytes counted."""
         now_ns = stamp_ns or time_ns()
-        span: Any = current_span()
-        if span is not INVALID_SPAN and span not in self._own_spans and span.is_recording():
-            self._on_foreign_span(span, event, {**bound, **fields}, now_ns)
-            span = ON_FOREIGN_SPAN
-        queue.append((now_ns, level, logger, event, fields, bound, copy_context(), span, extra_bytes, console))
+        if len(self.queue) >= self.watermark and not self.has_room():
+            return
+        text = safe_text(event)
+        frozen, size = snapshot_fields(fields)
+        size += len(text)
+        if self.extra_bytes_added - self.extra_bytes_taken + size > self._capacity_bytes:
+            self.drops.append("full")
+            return
+        span: Any = read_span_context(NO_CONTEXT).get(SPAN_KEY, INVALID_SPAN)
+        if span is not INVALID_SPAN and span not in self.own_spans:
+            span = self.on_other_span(span, text, frozen, bound)
+        self.extra_bytes_added += size
+        self.queue.append((now_ns, level, logger, text, frozen, bound, copy_context(), span, size, console))
+
+    def has_room(self) -> bool:
+        """Wake the worker when the queue becomes half full; drop and count the event when it is full."""
+        waiting = len(self.queue)
+        if waiting >= self._capacity:
+            # A deque's append is atomic, an attribute's += is not: the worker counts these.
+            self.drops.append("full")
+            return False
+        if waiting == self.watermark:
+            self.wake()
+        return True
+
+    def on_other_span(self, span: Span, event: str, fields: Fields, bound: Mapping[str, Any]) -> Any:
+        """Add the event to a span that somebody else will end; one that has ended is left to the worker."""
+        if not span.is_recording():
+            return span
+        self._on_foreign_span(span, event, {**bound, **fields}, time_ns())
+        return ON_FOREIGN_SPAN
 
     def put_unbounded(self, item: SpanEnd | Call) -> None:
         """Append something that must not be lost."""
@@ -171,15 +179,19 @@ class Cell:
     Attributes:
         active: the open pipeline's queue, None when there is none.
         fallback: shows an event when there is no pipeline: `fallback(level, logger, event, fields)`.
+        opener: opens a pipeline when an event comes and there is none: in a forked child; else it returns None.
     """
 
     def __init__(self) -> None:
         self.active: Handoff | None = None
+        self.opener: Callable[[], Handoff | None] = _open_nothing
         self.fallback: Callable[[str, str, Any, Fields], None] = print_plainly
 
 
 def snapshot_fields(fields: Fields) -> tuple[Fields, int]:
     """Freeze every value, in the caller; exceptions and stacks become text at once, which frees their frames.
+
+    Called from the second frame below the logger's method.
 
     Returns:
         The frozen fields and an upper estimate of their size in bytes.
@@ -228,6 +240,11 @@ def print_plainly(level: str, logger: str, event: Any, fields: Fields) -> None:
 
 def _nothing() -> None:
     """Wake nobody: the worker has not started."""
+
+
+def _open_nothing() -> Handoff | None:
+    """Open no pipeline: nobody has configured one, or it was closed."""
+    return None
 
 
 CELL: Final = Cell()

@@ -7,13 +7,17 @@ processor is not ours (`capture_logs`, a test's own chain), calls take structlog
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import copy_context
+from time import time_ns
 from typing import Any, Final, Self
 
+from opentelemetry.trace import INVALID_SPAN
 from structlog import BoundLoggerBase, DropEvent
 from structlog._config import BoundLoggerLazyProxy
 from structlog._frames import _find_first_app_frame_and_name
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from rltelemetry.current_span import NO_CONTEXT, SPAN_KEY, read_span_context
 from rltelemetry.handoff import CELL
 from rltelemetry.redact import freeze, safe_text
 
@@ -110,7 +114,7 @@ HANDOFF: Final = _ToHandoff()
 
 
 def _hand_over(logger: WrappedLogger, method_name: str, event_dict: EventDict, *, console: bool) -> None:
-    active = CELL.active
+    active = CELL.active or CELL.opener()
     try:
         name = next((name for name in (event_dict.get("logger"), getattr(logger, "name", "")) if type(name) is str), "")
         level = LEVELS.get(method_name, LEVELS["info"])
@@ -164,7 +168,16 @@ class BoundLogger(BoundLoggerBase):
     getEffectiveLevel = get_effective_level  # noqa: N815
 
     def _elsewhere(self, method: str, event: Any, fields: dict[str, Any]) -> None:
-        """Take structlog's normal path: somebody put another chain in our place."""
+        """Handle an event that cannot go straight to a queue."""
+        if self._processors[-1] is not HANDOFF:
+            self._through_foreign_chain(method, event, fields)
+        elif (opened := CELL.opener()) is not None:
+            opened.put(LEVEL_NAMES[LEVELS[method]], self._logger.name, event, fields, self._context)
+        else:
+            CELL.fallback(method, self._logger.name, event, {**self._context, **fields})
+
+    def _through_foreign_chain(self, method: str, event: Any, fields: dict[str, Any]) -> None:
+        """Take structlog's normal path: somebody (`capture_logs`, a test) put another chain in our place."""
         event_dict: Any = {**self._context, **fields, "event": event}
         try:
             for processor in self._processors:
@@ -173,12 +186,13 @@ class BoundLogger(BoundLoggerBase):
         except DropEvent:
             return
 
-    def _nowhere(self, method: str, event: Any, fields: dict[str, Any]) -> None:
-        """Show an event that no pipeline takes: none is open."""
-        CELL.fallback(method, self._logger.name, event, {**self._context, **fields})
-
 
 def _level_method(method: str) -> Callable[..., None]:
+    """Make the method of one level: the whole way of a small event, from the caller to the queue.
+
+    It is one function, and short: called once an update, its bytecode is read from main memory each time, and a second
+    frame costs a third more. What is rare, large, or may change after the call goes through `Handoff.put`.
+    """
     level = LEVELS[method]
     name = LEVEL_NAMES[level]
     cell = CELL
@@ -191,12 +205,26 @@ def _level_method(method: str) -> Callable[..., None]:
         try:
             if args:
                 event = _percent(event, args)
-            if self._processors[-1] is not handoff_mark:
+            active = cell.active
+            if active is None or self._processors[-1] is not handoff_mark:
                 self._elsewhere(method, event, fields)
-            elif (active := cell.active) is not None:
+                return
+            queue = active.queue
+            if len(queue) >= active.watermark and not active.has_room():
+                return
+            for value in fields.values():
+                kind = type(value)
+                if kind is float or kind is int or (kind is str and len(value) <= 256) or value is None:
+                    continue
                 active.put(name, channel.name, event, fields, self._context)
-            else:
-                self._nowhere(method, event, fields)
+                return
+            if type(event) is not str or len(event) > 256 or len(fields) > 64:
+                active.put(name, channel.name, event, fields, self._context)
+                return
+            span = read_span_context(NO_CONTEXT).get(SPAN_KEY, INVALID_SPAN)
+            if span is not INVALID_SPAN and span not in active.own_spans:
+                span = active.on_other_span(span, event, fields, self._context)
+            queue.append((time_ns(), name, channel.name, event, fields, self._context, copy_context(), span, 0, True))
         except Exception:
             _count_error()
 

@@ -19,7 +19,7 @@ from opentelemetry.trace import Span
 
 from rltelemetry.endings import Endings, Status, status_of
 from rltelemetry.forks import watch_forks
-from rltelemetry.handoff import CELL, Call
+from rltelemetry.handoff import CELL, Call, Handoff
 from rltelemetry.loggers import HANDOFF, Tee, assemble, channel, set_thresholds
 from rltelemetry.processors import normalize_category, sanitize
 from rltelemetry.redact import freeze, is_secret_key
@@ -150,9 +150,9 @@ class Telemetry:
         self._origin = self._origin._replace(run_id=known or self._origin.run_id, is_child=True)
         self._parts = None
 
-    def put_in_child(self, *args: Any, **kwargs: Any) -> None:
-        """Open the child's pipeline with its first event."""
-        self._working_parts().handoff.put(*args, **kwargs)
+    def open_in_child(self) -> Handoff | None:
+        """Open the child's pipeline, for its first event; None once it was closed."""
+        return None if self._is_closed else self._working_parts().handoff
 
     def close_child(self) -> None:
         """Close the child's pipeline; the run's status is the parent's to say."""

@@ -53,7 +53,7 @@ class StdlibHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Hand one record over; never raises."""
-        active = CELL.active
+        active = CELL.active or CELL.opener()
         if active is None or record.levelno < self._threshold_of(record.name) or _is_ours(record):
             return
         try:

@@ -119,9 +119,7 @@ def test_labels_come_from_the_environment(
 
 
 @pytest.mark.parametrize("name", ["RLTELEMETRY_LOG", "RUST_LOG"])
-def test_filter_variable_is_used_directly(
-    fake_mlflow: FakeMlflow, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_filter_variable_is_used_directly(fake_mlflow: FakeMlflow, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, f"warning,{__name__}=info")
     assert exported(fake_mlflow, {"loss": 0.5, "step": 1}, log_level="error") == {"misc/loss": [(1, 0.5)]}
 

@@ -52,7 +52,9 @@ def test_every_point_logged_is_there_with_its_value_step_and_time_and_none_more(
             expected.append((f"{prefix}/value", repr(float(number)), index, start_ms + index))
         assert telemetry.wait_ready(30.0)
         assert telemetry.flush(30.0)
-    stored = [(key, repr(value), step, stamp) for key, value, step, stamp in mlflow_server.points(str(telemetry.run_id))]
+    stored = [
+        (key, repr(value), step, stamp) for key, value, step, stamp in mlflow_server.points(str(telemetry.run_id))
+    ]
     zeros = {"-0.0": "0.0"}  # the server's database does not tell them apart
     assert sorted(stored) == sorted((key, zeros.get(value, value), *rest) for key, value, *rest in expected)
 
@@ -124,9 +126,7 @@ def expected_points(events: list[dict[str, Any]]) -> Counter[MetricPoint]:
     return points
 
 
-def test_training_leaves_exactly_the_points_that_it_showed(
-    training: dict[str, Any], mlflow_server: RealMlflow
-) -> None:
+def test_training_leaves_exactly_the_points_that_it_showed(training: dict[str, Any], mlflow_server: RealMlflow) -> None:
     stored = Counter(
         point for point in mlflow_server.points(training["run"].run_id) if not point.key.startswith("system/")
     )
@@ -145,7 +145,9 @@ def test_training_fills_the_run_page(training: dict[str, Any]) -> None:
 def test_training_leaves_a_trace_per_update_with_its_phases(
     training: dict[str, Any], mlflow_server: RealMlflow
 ) -> None:
-    roots = [trace for trace in mlflow_server.traces(training["run"].run_id) if trace.root and trace.root.name == "update"]
+    roots = [
+        trace for trace in mlflow_server.traces(training["run"].run_id) if trace.root and trace.root.name == "update"
+    ]
     assert len(roots) == UPDATES
     names = [{span.name for span in trace.spans} for trace in roots]
     assert all({"update", "rollout", "optimise"} <= each for each in names)
@@ -153,7 +155,9 @@ def test_training_leaves_a_trace_per_update_with_its_phases(
     assert all(any(event.name == "train" for span in trace.spans for event in span.events) for trace in roots)
 
 
-def test_training_says_where_mlflow_is_and_where_the_run_is(training: dict[str, Any], mlflow_server: RealMlflow) -> None:
+def test_training_says_where_mlflow_is_and_where_the_run_is(
+    training: dict[str, Any], mlflow_server: RealMlflow
+) -> None:
     said = training["stdout"] + training["stderr"]
     assert f"MLflow: {mlflow_server.uri}" in said
     assert f"{mlflow_server.uri}/#/experiments/0/runs/{training['run'].run_id}" in said

@@ -51,9 +51,8 @@ def values(server: FakeMlflow, run_id: str | None) -> dict[str, list[tuple[int, 
 def test_one_call_becomes_a_point_an_event_and_a_line(
     configure: Configure, fake_mlflow: FakeMlflow, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with configure(console="dashboard") as telemetry:
-        with telemetry.span("update", update=1):
-            structlog.get_logger().info("train", category="TRAINER", critic_loss=0.5, timesteps=100)
+    with configure(console="dashboard") as telemetry, telemetry.span("update", update=1):
+        structlog.get_logger().info("train", category="TRAINER", critic_loss=0.5, timesteps=100)
     assert values(fake_mlflow, telemetry.run_id) == {"trainer/critic_loss": [(100, 0.5)]}
     (trace,) = fake_mlflow.traces(telemetry.run_id)
     assert trace.root is not None
@@ -214,9 +213,7 @@ def test_metrics_off_and_traces_off_need_no_server(configure: Configure, fake_ml
     assert fake_mlflow.runs() == []
 
 
-def test_processors_feed_the_pipeline_from_a_chain_of_ones_own(
-    configure: Configure, fake_mlflow: FakeMlflow
-) -> None:
+def test_processors_feed_the_pipeline_from_a_chain_of_ones_own(configure: Configure, fake_mlflow: FakeMlflow) -> None:
     rendered: list[str] = []
     with configure() as telemetry:
         structlog.reset_defaults()

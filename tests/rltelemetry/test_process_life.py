@@ -183,9 +183,7 @@ def hanging() -> Iterator[str]:
 
 @pytest.mark.parametrize("kind", ["hanging", "refused"])
 @pytest.mark.parametrize("traces", [False, True])
-def test_exit_is_bounded_and_keeps_what_it_cannot_send(
-    hanging: str, kind: str, traces: bool, tmp_path: Path
-) -> None:
+def test_exit_is_bounded_and_keeps_what_it_cannot_send(hanging: str, kind: str, traces: bool, tmp_path: Path) -> None:
     uri = hanging if kind == "hanging" else "http://127.0.0.1:9"
     body = f"""
     telemetry = rltelemetry.configure(console="json", spool_dir={str(tmp_path)!r}, traces={traces})

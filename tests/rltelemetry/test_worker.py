@@ -224,7 +224,7 @@ def test_worker_that_dies_is_said_and_goes_on_with_nothing_lost() -> None:
 
 def test_full_queue_is_said_with_its_count() -> None:
     bench = Bench()
-    bench.handoff._capacity = bench.handoff._watermark = 10
+    bench.handoff._capacity = bench.handoff.watermark = 10
     for _ in range(25):
         bench.log("x")
     bench.worker.start()

@@ -33,9 +33,7 @@ class Split(Generic[T]):
     failure: Outcome | None = None
 
 
-async def split(
-    items: Sequence[T], refusal: Outcome, offer: Callable[[Sequence[T]], Awaitable[Outcome]]
-) -> Split[T]:
+async def split(items: Sequence[T], refusal: Outcome, offer: Callable[[Sequence[T]], Awaitable[Outcome]]) -> Split[T]:
     """Offer the items in ever smaller pieces.
 
     Args:
@@ -62,9 +60,7 @@ async def split(
     return result
 
 
-async def _ask(
-    piece: Sequence[T], refusal: Outcome, offer: Callable[[Sequence[T]], Awaitable[Outcome]]
-) -> Outcome:
+async def _ask(piece: Sequence[T], refusal: Outcome, offer: Callable[[Sequence[T]], Awaitable[Outcome]]) -> Outcome:
     """Offer a piece; a single one that meets a server error gets further chances, since such errors may pass."""
     outcome = await offer(piece)
     if len(piece) == 1 and refusal.status >= 500:
