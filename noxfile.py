@@ -43,7 +43,7 @@ def train(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests, on a real MLflow server and real environments."""
     install(session, "all", packages=tuple(TEST_PACKAGES))
-    arguments = session.posargs or ["-n", "2", "--dist", "loadgroup", "-m", "not faults"]
+    arguments = session.posargs or ["-n", "2", "--dist", "loadfile", "-m", "not faults"]
     session.run("pytest", *arguments, env=ONE_THREAD)
 
 

@@ -21,7 +21,7 @@ from rltelemetry.handoff import CELL
 from rltelemetry.testing import RealMlflow
 from rltelemetry.types import MetricPoint
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.xdist_group("mlflow")]
+pytestmark = pytest.mark.mlflow
 
 ROOT = Path(__file__).resolve().parent.parent
 STEP_FIELDS = ("timesteps", "policy_version", "step", "global_step", "update")

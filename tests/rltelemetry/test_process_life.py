@@ -24,8 +24,10 @@ log = structlog.get_logger("script")
 def emit(count={EVENTS}, start=0):
     for index in range(start, start + count):
         log.info("train", category="TRAINER", loss=float(index), timesteps=index)
-def configure(**fields):
-    return rltelemetry.configure(console="json", system_metrics=False, traces=False, **fields)
+def configure(exit_timeout_s=20.0, **fields):
+    return rltelemetry.configure(
+        console="json", system_metrics=False, traces=False, exit_timeout_s=exit_timeout_s, **fields
+    )
 """
 
 

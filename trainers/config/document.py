@@ -146,9 +146,7 @@ class _Builder:
         return str(node.value)
 
     def _foreign_tag(self, node: Node, key: Key) -> ConfigError:
-        return self._error(
-            node, f"{_dotted(key)}: got the tag {str(node.tag)!r}; expected a plain value, no tag."
-        )
+        return self._error(node, f"{_dotted(key)}: got the tag {str(node.tag)!r}; expected a plain value, no tag.")
 
     def _error(self, node: Node, text: str) -> ConfigError:
         return _error(self._path, text, node.start_mark.line + 1)

@@ -1,8 +1,8 @@
 """The spool's sqlite connection, which survives its disk.
 
 On disk while the disk is good. When it fails (full, read-only, damaged), everything that can be read moves to memory,
-one warning says so, and every RETURN_S the way back is tried. A backlog too large for memory stays in the file: it waits
-there, and is taken up again with the return to disk, or by a later `sync`.
+one warning says so, and every RETURN_S the way back is tried. A backlog too large for memory stays in the file: it
+waits there, and is taken up again with the return to disk, or by a later `sync`.
 """
 
 import contextlib

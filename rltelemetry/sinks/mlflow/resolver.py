@@ -51,7 +51,7 @@ def make_loop() -> asyncio.AbstractEventLoop:
 
 
 def _resolve(host: Any, port: Any, hints: dict[str, Any]) -> Any:
-    """The addresses, or the exception: errors travel as values, so that one nobody waits for is not complained about."""
+    """The addresses, or the exception: as a value, so that one nobody waits for is not complained about."""
     try:
         return socket.getaddrinfo(host, port, **hints)
     except Exception as error:
