@@ -132,10 +132,10 @@ ENVIRONMENT: tuple[Variable, ...] = (
     Variable("console", ("RLTELEMETRY_CONSOLE",)),
     Variable("log_filter", ("RLTELEMETRY_LOG", "RUST_LOG")),
     Variable("metric_labels", ("RLTELEMETRY_METRIC_LABELS", "RUST_RL_METRIC_LABELS")),
-    Variable("tracking_uri", ("MLFLOW_TRACKING_URI",)),
     Variable("username", ("MLFLOW_TRACKING_USERNAME",)),
     Variable("password", ("MLFLOW_TRACKING_PASSWORD",)),
     Variable("token", ("MLFLOW_TRACKING_TOKEN",)),
+    Variable("tracking_uri", ("MLFLOW_TRACKING_URI",)),  # after the credentials, which win over those in an address
     Variable("workspace", ("MLFLOW_WORKSPACE",)),
     Variable("ca_file", ("MLFLOW_TRACKING_SERVER_CERT_PATH",)),
     Variable("client_cert_file", ("MLFLOW_TRACKING_CLIENT_CERT_PATH",)),
@@ -177,6 +177,7 @@ def resolve(fields: Mapping[str, Any], environ: Mapping[str, str] = os.environ) 
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
     sources = dict.fromkeys(given, "argument")
+    given |= _set_fields(settings)
     warnings: list[str] = []
     for variable in ENVIRONMENT:
         name = next((name for name in variable.names if environ.get(name)), None)
@@ -188,9 +189,19 @@ def resolve(fields: Mapping[str, Any], environ: Mapping[str, str] = os.environ) 
             reason = _explain(error) if isinstance(error, ValidationError) else str(error)
             warnings.append(f"environment variable {name} is ignored: {reason}")
             continue
-        given |= {key: getattr(settings, key) for key in settings.model_fields_set}
+        given |= _set_fields(settings)
         sources[variable.field] = name
+    if settings.insecure_tls:
+        source = sources.get("insecure_tls", "insecure_tls")
+        warnings.append(
+            f"{source} is set: the server's certificate is not checked, and anybody on the way can read all"
+        )
     return Resolved(settings, sources, warnings)
+
+
+def _set_fields(settings: Settings) -> dict[str, Any]:
+    """What was given, and the credentials that an address held."""
+    return {name: getattr(settings, name) for name in settings.model_fields_set}
 
 
 def _explain(error: ValidationError) -> str:

@@ -44,6 +44,9 @@ class SpanSink(Sink, Protocol):
     def end_open_spans(self, time_ns: int) -> None:
         """End the spans that callers have open."""
 
+    def begin_close(self) -> None:
+        """No span comes any more: start to send the rest, without waiting."""
+
 
 class Deliverer(Protocol):
     """What sends the data that the sinks have put aside."""
@@ -157,6 +160,7 @@ class Worker:
         if self._spans is not None:
             self._spans.end_open_spans(time.time_ns())
             self._commit()
+            self._spans.begin_close()
         if self._delivery is not None:
             await self._delivery.drain(deadline)
             await self._delivery.close()

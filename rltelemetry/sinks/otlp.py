@@ -67,6 +67,7 @@ class OtlpSink:
         self._open_spans = open_spans
         self._finished: list[ReadableSpan] = []
         self._outputs: dict[int, dict[str, float]] = {}
+        self._closing: threading.Thread | None = None
         self._provider = TracerProvider(
             resource=Resource.create({"service.name": service_name}),
             span_limits=SpanLimits(max_events=MAX_EVENTS),
@@ -120,17 +121,25 @@ class OtlpSink:
             roots = sum(span.parent is None for span in spans)
             self._deliver(encode_spans(spans).SerializeToString(), len(spans), roots)
 
+    def begin_close(self) -> None:
+        """Let a foreign back end send what it still has, beside everything else that the end of the program needs."""
+        if self._closing is None:
+            self._closing = threading.Thread(target=self._provider.shutdown, name="rltelemetry-otlp-close", daemon=True)
+            self._closing.start()
+
     def close(self, timeout_s: float) -> None:
-        """Let a foreign back end send what it can; its own shutdown may take half a minute, ours may not."""
-        closing = threading.Thread(target=self._provider.shutdown, name="rltelemetry-otlp-close", daemon=True)
-        closing.start()
-        closing.join(timeout_s)
+        """Wait for the foreign back end; its own shutdown may take half a minute, ours may not."""
+        self.begin_close()
+        if self._closing is not None:
+            self._closing.join(timeout_s)
 
     def _own_span(self, record: Record, attributes: dict[str, Any], parent: ApiSpan | None = None) -> None:
         context = set_span_in_context(parent) if parent is not None else NO_PARENT
         span = self.tracer.start_span(
             record.event or "event", context, attributes=attributes, start_time=record.time_ns
         )
+        if parent is None and isinstance(span, Span):
+            self._describe_for_mlflow(span)
         span.end(record.time_ns)
 
     def _remember_outputs(self, span: ApiSpan, record: Record) -> None:

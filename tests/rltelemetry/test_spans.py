@@ -130,6 +130,7 @@ def test_event_outside_any_span_becomes_a_zero_length_span() -> None:
     (span,) = tracing.spans
     assert (span.name, span.end_time_unix_nano - span.start_time_unix_nano) == ("start", 0)
     assert attributes(span)["seed"] == 1
+    assert json.loads(attributes(span)["mlflow.spanInputs"])["seed"] == 1
 
 
 def test_event_later_than_its_span_becomes_a_child_of_its_own_and_is_counted() -> None:
