@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from trainers.emit import Emitter, Stamp
 from trainers.envs import VectorEnv
@@ -26,6 +27,10 @@ class Algorithm(Policy, Protocol):
     """What the loop asks of an algorithm, beside acting."""
 
     @property
+    def network(self) -> nn.Module:
+        """All that is learnt."""
+
+    @property
     def num_updates(self) -> int:
         """Updates that the policy has had: its version."""
 
@@ -37,6 +42,12 @@ class Algorithm(Policy, Protocol):
 
     def update(self, storage: RolloutStorage, progress: float) -> Metrics:
         """Learn from one rollout; `progress`, 0 to 1, is how much of the run is over."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that an exact continuation needs: tensors, numbers, texts, and lists and dicts of these."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Continue from a `state_dict` of a run with the same configuration."""
 
 
 class Outcome(NamedTuple):

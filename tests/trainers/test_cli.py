@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
 from structlog.testing import capture_logs
@@ -15,14 +15,20 @@ from structlog.testing import capture_logs
 from rltelemetry.errors import SettingsError
 from rltelemetry.filtering import Filter
 from trainers import __main__ as main_module
+from trainers.cli import arguments as arguments_module
 from trainers.cli import commands, ppo, spo, training
-from trainers.cli.arguments import Arguments, parse
+from trainers.cli.algorithms import ALGORITHMS, AlgorithmEntry
+from trainers.cli.arguments import Arguments
 from trainers.cli.signals import GRACE_S, exits_on_signals
 from trainers.cli.telemetry import choose_server, telemetry_fields
-from trainers.config import PpoConfig, load
+from trainers.config import PpoConfig, RunConfig, load
 from trainers.errors import DivergenceError
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "ppo.yaml")
+
+
+def parse(argv: list[str]) -> Arguments[PpoConfig]:
+    return arguments_module.parse(argv, ALGORITHMS["ppo"])
 
 
 @pytest.fixture
@@ -132,6 +138,31 @@ def test_wrong_flag_ends_with_a_message_and_code_2(
         parse(flags)
     assert caught.value.code == 2
     assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+class WiderConfig(RunConfig):
+    """Another algorithm's configuration: a section more, and no rule about minibatches."""
+
+    search: PpoConfig = PpoConfig()
+
+
+def never_built(*parts: object) -> NoReturn:
+    raise AssertionError("parsing builds nothing")
+
+
+OTHER = AlgorithmEntry("other", "Another Algorithm", WiderConfig, never_built)
+
+
+def test_command_line_is_that_of_the_algorithms_own_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--search.training-core.gamma", "0.5", "--training-core.num-minibatches", "5", "--seed", "3"]
+    config = arguments_module.parse(flags, OTHER).config
+    assert isinstance(config, WiderConfig)
+    assert (config.search.training_core.gamma, config.training_core.seed) == (0.5, 3)
+    with pytest.raises(SystemExit):
+        arguments_module.parse(["--help"], OTHER)
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Train Another Algorithm on an envpool task" in text
+    assert "other --config configs/other.yaml" in text
 
 
 # --- telemetry settings: flag > environment > YAML > default
@@ -402,12 +433,16 @@ def test_other_missing_module_is_a_defect_and_keeps_its_traceback(monkeypatch: p
         ppo([])
 
 
-def test_divergence_is_code_1_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    def diverge() -> int:
+def test_divergence_is_code_1_in_one_line(
+    telemetry: "FakeTelemetry", monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def diverge(*parts: object) -> None:
         raise DivergenceError("update 3: got nan")
 
-    assert commands._explained("ppo", diverge) == 1
-    assert capsys.readouterr().err == "ppo: update 3: got nan\n"
+    monkeypatch.setattr(training, "train", diverge)
+    with capture_logs():
+        assert ppo(["--no-mlflow", *SHORT]) == 1
+    assert capsys.readouterr().err.endswith("ppo: update 3: got nan\n")
 
 
 # --- a whole run

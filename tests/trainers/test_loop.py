@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from structlog.testing import capture_logs
+from torch import nn
 
 from trainers.config import EnvironmentConfig, EvaluationConfig, PpoConfig
 from trainers.emit import Emitter
@@ -29,6 +30,7 @@ class AlwaysLeft:
     """An algorithm that never learns, and notes what the loop asks of it."""
 
     def __init__(self, env: VectorEnv) -> None:
+        self.network = nn.Identity()
         self.num_updates = 0
         self.progress: list[float] = []
         self._spec = env.spec
@@ -49,6 +51,12 @@ class AlwaysLeft:
         self.num_updates += 1
         self.progress.append(progress)
         return OneNumber(0.5)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"num_updates": self.num_updates}
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        self.num_updates = state["num_updates"]
 
 
 class Tracer:

@@ -1,4 +1,4 @@
-"""The command line of `ppo`: the YAML file's values are the defaults of the flags, and tyro does the rest."""
+"""The command line of an algorithm: the YAML file's values are the defaults of the flags, and tyro does the rest."""
 
 import sys
 from collections.abc import Sequence
@@ -6,22 +6,15 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Generic, TypeVar
 
 import tyro
-from pydantic import Field
+from pydantic import BaseModel, Field, create_model
 
-from trainers.config import PpoConfig, dump, load
+from trainers.cli.algorithms import AlgorithmEntry
+from trainers.config import RunConfig, dump, load
 
 __all__ = ["Arguments", "parse"]
-
-DESCRIPTION: Final = """Train PPO on an envpool task; watch it in MLflow.
-
-Examples:
-
-  ppo --config configs/ppo.yaml
-
-  ppo --config configs/ppo.yaml --seed 2 --optimization.actor-lr 1e-3"""
 
 SHORTCUTS: Final = {
     "seed": ("training_core", "seed"),
@@ -31,12 +24,14 @@ SHORTCUTS: Final = {
 }
 """Flags that stand for a setting in a section, and are replaced by its own flag before tyro looks."""
 
+ConfigT = TypeVar("ConfigT", bound=RunConfig)
+
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """A flag without a `--no-` form."""
 
 
-class Flags(PpoConfig):
-    """The sections, and the flags that no file can hold."""
+class Flags(BaseModel):
+    """The flags that no file can hold."""
 
     config: Path | None = Field(default=None, description="YAML file with settings; flags win over it.")
     seed: int | None = Field(default=None, description="Short for --training-core.seed.")
@@ -50,7 +45,7 @@ class Flags(PpoConfig):
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Generic[ConfigT]):
     """What the command line asks for.
 
     Attributes:
@@ -60,26 +55,29 @@ class Arguments:
         is_quiet: show errors only.
     """
 
-    config: PpoConfig
+    config: ConfigT
     logging_flags: frozenset[str]
     is_offline: bool
     is_quiet: bool
 
 
-def parse(argv: Sequence[str]) -> Arguments:
+def parse(argv: Sequence[str], algorithm: AlgorithmEntry[ConfigT]) -> Arguments[ConfigT]:
     """Read the command line, and the file that it names.
 
     Raises:
         ConfigError: the file, or a combination with it, cannot be used.
         SystemExit: 2 after tyro's message about a flag; 0 after --help, --version or --print-config.
     """
-    path = _config_path(argv)
-    base = load(path, PpoConfig) if path else PpoConfig()
+    model, path = algorithm.config_model, _config_path(argv)
+    base = load(path, model) if path else model()
     spelt_out = _without_shortcuts(argv)
-    flags = tyro.cli(Flags, prog="ppo", description=DESCRIPTION, args=spelt_out, default=_defaults(base, path))
-    config = PpoConfig(**_sections(flags))
+    defaults = _with_flags(base, path)
+    flags: Any = tyro.cli(
+        type(defaults), prog=algorithm.name, description=algorithm.description, args=spelt_out, default=defaults
+    )
+    config = model(**_sections(flags, model))
     if flags.version:
-        print(f"ppo {version('rltelemetry')}")
+        print(f"{algorithm.name} {version('rltelemetry')}")
         raise SystemExit(0)
     if flags.print_config:
         sys.stdout.write(dump(config))
@@ -97,14 +95,15 @@ def _config_path(argv: Sequence[str]) -> Path | None:
     return path
 
 
-def _defaults(base: PpoConfig, path: Path | None) -> Flags:
-    """What `--help` shows: the file's values, under both of their names."""
+def _with_flags(base: RunConfig, path: Path | None) -> BaseModel:
+    """The sections, and beside them the flags; what `--help` shows are the file's values, under both of their names."""
+    model = create_model("Flags", __base__=(Flags, type(base)))
     shortcuts = {flag: getattr(getattr(base, section), name) for flag, (section, name) in SHORTCUTS.items()}
-    return Flags(config=path, **shortcuts, **_sections(base))
+    return model(config=path, **shortcuts, **_sections(base, type(base)))
 
 
-def _sections(config: PpoConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in PpoConfig.model_fields}
+def _sections(holder: BaseModel, model: type[RunConfig]) -> dict[str, Any]:
+    return {name: getattr(holder, name) for name in model.model_fields}
 
 
 def _without_shortcuts(argv: Sequence[str]) -> list[str]:

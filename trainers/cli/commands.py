@@ -9,7 +9,7 @@ MLflow's address stands on the screen before torch is loaded, and a missing pack
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -23,16 +23,12 @@ EXTRA: Final = frozenset({"envpool", "gymnasium", "numpy", "psutil", "ruamel", "
 
 def ppo(argv: Sequence[str] | None = None) -> int:
     """Run `ppo`; returns its exit code."""
-    return _explained("ppo", lambda: _train_ppo(sys.argv[1:] if argv is None else argv))
+    return _run("ppo", argv)
 
 
 def spo(argv: Sequence[str] | None = None) -> int:
     """Run `spo`; returns its exit code."""
-
-    def refuse() -> int:
-        raise MissingError("SPO is not part of this version. Train with `ppo`.")
-
-    return _explained("spo", refuse)
+    return _run("spo", argv)
 
 
 def say(line: str) -> None:
@@ -42,12 +38,13 @@ def say(line: str) -> None:
             print(line, file=sys.stderr, flush=True)
 
 
-def _explained(command: str, work: Callable[[], int]) -> int:
+def _run(command: str, argv: Sequence[str] | None) -> int:
     """Turn what users can mend into one line and an exit code; anything else keeps its traceback."""
     from rltelemetry.errors import SettingsError
 
     try:
-        return work()
+        _train(command, sys.argv[1:] if argv is None else argv)
+        return 0
     except (TrainersError, SettingsError) as error:
         say(f"{command}: {error}")
         return error.exit_code
@@ -59,17 +56,20 @@ def _explained(command: str, work: Callable[[], int]) -> int:
         return MissingError.exit_code
 
 
-def _train_ppo(argv: Sequence[str]) -> int:
+def _train(command: str, argv: Sequence[str]) -> None:
+    from trainers.cli.algorithms import ALGORITHMS
     from trainers.cli.arguments import parse
     from trainers.cli.signals import exits_on_signals
     from trainers.cli.telemetry import choose_server, telemetry_fields
 
-    arguments = parse(argv)
+    if command not in ALGORITHMS:
+        raise MissingError(f"{command.upper()} is not part of this version. Train with `ppo`.")
+    algorithm = ALGORITHMS[command]
+    arguments = parse(argv, algorithm)
     with exits_on_signals():
-        fields = telemetry_fields("ppo", arguments, os.environ)
+        fields = telemetry_fields(command, arguments, os.environ)
         fields |= choose_server(fields, os.environ, (lambda _: None) if arguments.is_quiet else say)
 
-        from trainers.cli.training import train_ppo
+        from trainers.cli.training import train_algorithm
 
-        train_ppo(arguments.config, fields)
-    return 0
+        train_algorithm(algorithm, arguments.config, fields)

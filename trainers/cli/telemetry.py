@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 from rltelemetry.filtering import BACKEND_LOGGERS, BACKEND_THRESHOLD, LEVELS
 from rltelemetry.settings import ENVIRONMENT, resolve
 from trainers.cli.arguments import Arguments
-from trainers.config import LoggingConfig
+from trainers.config import LoggingConfig, RunConfig
 
 __all__ = ["Servers", "choose_server", "telemetry_fields"]
 
@@ -46,7 +46,7 @@ class Servers(Protocol):
         """The directory's own server, started if need be."""
 
 
-def telemetry_fields(service_name: str, arguments: Arguments, environ: Mapping[str, str]) -> dict[str, Any]:
+def telemetry_fields(service_name: str, arguments: Arguments[RunConfig], environ: Mapping[str, str]) -> dict[str, Any]:
     """Return the keyword arguments of `rltelemetry.configure`.
 
     Raises:

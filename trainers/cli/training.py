@@ -1,21 +1,23 @@
-"""One PPO run, put together: runtime, environments, learner, evaluation, telemetry, loop."""
+"""One run of an algorithm, put together: runtime, environments, learner, evaluation, telemetry, loop."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import rltelemetry
-from trainers.config import PpoConfig
+from trainers.cli.algorithms import AlgorithmEntry
+from trainers.config import RunConfig
 from trainers.emit import Emitter
 from trainers.envs import VectorEnv, make_vector_env
 from trainers.evaluation import Evaluator
 from trainers.loop import Outcome, train
-from trainers.ppo import Ppo
 from trainers.runtime import prepare
 
-__all__ = ["train_ppo"]
+__all__ = ["train_algorithm"]
+
+ConfigT = TypeVar("ConfigT", bound=RunConfig)
 
 
-def train_ppo(config: PpoConfig, telemetry_fields: Mapping[str, Any]) -> Outcome:
+def train_algorithm(entry: AlgorithmEntry[ConfigT], config: ConfigT, telemetry_fields: Mapping[str, Any]) -> Outcome:
     """Train; the telemetry is opened once everything else stands, so that a mistake leaves no run behind.
 
     Raises:
@@ -24,11 +26,11 @@ def train_ppo(config: PpoConfig, telemetry_fields: Mapping[str, Any]) -> Outcome
     runtime = prepare(config.hardware, config.training_core.seed)
     env = _make_env(config, runtime.seeds.environment)
     evaluator = Evaluator(config.evaluation, config.environment)
-    algorithm = Ppo(env.spec, config, runtime)
+    algorithm = entry.build(env.spec, config, runtime)
     with rltelemetry.configure(**telemetry_fields) as telemetry:
         telemetry.log_params(config.model_dump(exclude={"logging"}))
-        telemetry.set_tags({"algorithm": "ppo", "task": config.environment.task, "device": str(runtime.device)})
-        emitter = Emitter("ppo", telemetry)
+        telemetry.set_tags({"algorithm": entry.name, "task": config.environment.task, "device": str(runtime.device)})
+        emitter = Emitter(entry.name, telemetry)
         emitter.started(
             task=config.environment.task,
             device=str(runtime.device),
@@ -45,7 +47,7 @@ def train_ppo(config: PpoConfig, telemetry_fields: Mapping[str, Any]) -> Outcome
     return outcome
 
 
-def _make_env(config: PpoConfig, seed: int) -> VectorEnv:
+def _make_env(config: RunConfig, seed: int) -> VectorEnv:
     environment = config.environment
     return make_vector_env(
         environment.task,

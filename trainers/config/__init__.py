@@ -2,6 +2,7 @@
 
 from trainers.config.loading import dump, load
 from trainers.config.ppo import PpoConfig
+from trainers.config.run import RunConfig, impossible
 from trainers.config.sections import (
     ArchitectureConfig,
     EnvironmentConfig,
@@ -20,7 +21,9 @@ __all__ = [
     "LoggingConfig",
     "OptimizationConfig",
     "PpoConfig",
+    "RunConfig",
     "TrainingCoreConfig",
     "dump",
+    "impossible",
     "load",
 ]
