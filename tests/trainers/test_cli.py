@@ -272,7 +272,7 @@ class FakeServers:
 def chosen(servers: FakeServers, argv: list[str], **environ: str) -> tuple[object, list[str]]:
     lines: list[str] = []
     fields = fields_of(argv, **environ)
-    return choose_server(fields, environ, lines.append, servers).get("tracking_uri"), lines
+    return choose_server(fields, environ, lines.append, servers).fields.get("tracking_uri"), lines
 
 
 def test_server_that_is_given_is_not_looked_for() -> None:
@@ -302,6 +302,12 @@ def test_server_that_answers_is_taken() -> None:
 def test_else_one_of_our_own_is_used(is_new: bool, note: str) -> None:
     own = OwnServer("http://127.0.0.1:5001", is_new)
     assert chosen(FakeServers(own=own), []) == (own.uri, [f"MLflow: {own.uri} {note}"])
+
+
+def test_only_a_server_that_is_starting_is_waited_for_when_training_is_done() -> None:
+    servers = [FakeServers("http://a:1"), *(FakeServers(own=OwnServer("http://a:1", new)) for new in (False, True))]
+    patience = [choose_server({}, {}, lambda _line: None, server).patience_s > 0 for server in servers]
+    assert patience == [False, False, True]
 
 
 def test_server_that_cannot_be_started_is_said_and_costs_nothing() -> None:
@@ -466,6 +472,9 @@ class FakeTelemetry:
 
     def set_tags(self, tags: dict[str, Any]) -> None:
         self.tags = tags
+
+    def wait_ready(self, timeout_s: float) -> bool:
+        return timeout_s >= 0
 
     def span(self, name: str, /, **inputs: Any) -> AbstractContextManager[None]:
         return nullcontext()

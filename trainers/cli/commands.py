@@ -68,8 +68,8 @@ def _train(command: str, argv: Sequence[str]) -> None:
     arguments = parse(argv, algorithm)
     with exits_on_signals():
         fields = telemetry_fields(command, arguments, os.environ)
-        fields |= choose_server(fields, os.environ, (lambda _: None) if arguments.is_quiet else say)
+        server = choose_server(fields, os.environ, (lambda _: None) if arguments.is_quiet else say)
 
         from trainers.cli.training import train_algorithm
 
-        train_algorithm(algorithm, arguments.config, fields)
+        train_algorithm(algorithm, arguments.config, {**fields, **server.fields}, server.patience_s)

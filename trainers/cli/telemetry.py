@@ -6,14 +6,15 @@ YAML's values are held back where an environment variable speaks, and the flags'
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, Protocol
 
 from rltelemetry.filtering import BACKEND_LOGGERS, BACKEND_THRESHOLD, LEVELS
 from rltelemetry.settings import ENVIRONMENT, resolve
 from trainers.cli.arguments import Arguments
 from trainers.config import LoggingConfig, RunConfig
 
-__all__ = ["Servers", "choose_server", "telemetry_fields"]
+__all__ = ["Choice", "Servers", "choose_server", "telemetry_fields"]
 
 RIVALS: Final = {
     "log_level": "log_filter",
@@ -22,6 +23,10 @@ RIVALS: Final = {
     "experiment_name": "experiment_id",
 }
 """Settings that another one makes void: what the environment says of the rival outranks the YAML, too."""
+
+
+STARTING_S: Final = 60.0
+"""A short training is over before the server that it has started is up: its user would find an empty page."""
 
 
 class Server(Protocol):
@@ -70,40 +75,45 @@ def telemetry_fields(service_name: str, arguments: Arguments[RunConfig], environ
     return fields
 
 
+class Choice(NamedTuple):
+    """Where MLflow is.
+
+    Attributes:
+        fields: what to add to the keyword arguments of `rltelemetry.configure`.
+        patience_s: how long a training that is over should wait for the run to be known.
+    """
+
+    fields: Mapping[str, Any] = MappingProxyType({})
+    patience_s: float = 0.0
+
+
 def choose_server(
     fields: Mapping[str, Any], environ: Mapping[str, str], say: Callable[[str], None], servers: Servers | None = None
-) -> dict[str, Any]:
+) -> Choice:
     """Decide where MLflow is, without waiting for it, and say so.
 
     The one that is given; else the one that answers at the default address; else one of our own, started in the
     background. Whatever goes wrong here costs the training nothing: data waits in the spool.
-
-    Returns:
-        Fields to add.
     """
     resolved = resolve(fields, environ)
     if not resolved.settings.metrics and not resolved.settings.traces:
         say("MLflow: off")
-        return {}
+        return Choice()
     if "tracking_uri" in resolved.sources:
         say(f"MLflow: {resolved.settings.tracking_uri}")
-        return {}
+        return Choice()
+    servers = servers or _servers()
     try:
-        uri, note = _find_or_start(servers or _servers())
+        if (found := servers.find()) is not None:
+            say(f"MLflow: {found}")
+            return Choice({"tracking_uri": found})
+        server = servers.ensure(Path.cwd())
     except Exception as error:
         say(f"MLflow: none is running, and none could be started: {error}")
         say(f"MLflow: metrics wait on disk for {resolved.settings.tracking_uri}")
-        return {}
-    say(f"MLflow: {uri}{note}")
-    return {"tracking_uri": uri}
-
-
-def _find_or_start(servers: Servers) -> tuple[str, str]:
-    if (found := servers.find()) is not None:
-        return found, ""
-    server = servers.ensure(Path.cwd())
-    state = "starting; " if server.is_new else ""
-    return server.uri, f" ({state}stop it with 'rltelemetry down')"
+        return Choice()
+    say(f"MLflow: {server.uri} ({'starting; ' if server.is_new else ''}stop it with 'rltelemetry down')")
+    return Choice({"tracking_uri": server.uri}, STARTING_S if server.is_new else 0.0)
 
 
 def _servers() -> Servers:

@@ -17,8 +17,16 @@ __all__ = ["train_algorithm"]
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
 
 
-def train_algorithm(entry: AlgorithmEntry[ConfigT], config: ConfigT, telemetry_fields: Mapping[str, Any]) -> Outcome:
+def train_algorithm(
+    entry: AlgorithmEntry[ConfigT], config: ConfigT, telemetry_fields: Mapping[str, Any], patience_s: float = 0.0
+) -> Outcome:
     """Train; the telemetry is opened once everything else stands, so that a mistake leaves no run behind.
+
+    Args:
+        entry: the algorithm.
+        config: the run's settings.
+        telemetry_fields: keyword arguments of `rltelemetry.configure`.
+        patience_s: how long to wait, when training is done, for a server that is still starting.
 
     Raises:
         TrainersError: the task, a setting or the machine is not up to it, or training diverged.
@@ -44,6 +52,7 @@ def train_algorithm(entry: AlgorithmEntry[ConfigT], config: ConfigT, telemetry_f
             steps_per_second=outcome.steps_per_second,
             mean_return=outcome.evaluation.mean_return if outcome.evaluation else None,
         )
+        telemetry.wait_ready(patience_s)
     return outcome
 
 
