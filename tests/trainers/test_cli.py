@@ -234,6 +234,10 @@ def test_level_by_flag_wins_over_directives_of_the_environment(flags: list[str],
     assert chosen.threshold("torch._inductor") == Filter.parse(backend)[0].default
 
 
+def test_run_without_a_name_is_named_after_what_it_trains() -> None:
+    assert fields_of(["--seed", "3"])["run_name"] == "ppo CartPole-v1 seed 3"
+
+
 def test_offline_exports_nothing_and_quiet_shows_nothing() -> None:
     fields = fields_of(["--no-mlflow", "--quiet"])
     assert (fields["metrics"], fields["traces"], fields["console"]) == (False, False, "off")

@@ -59,14 +59,16 @@ def telemetry_fields(service_name: str, arguments: Arguments[RunConfig], environ
     """
     in_environment = {variable.field for variable in ENVIRONMENT if any(map(environ.get, variable.names))}
     flags = arguments.logging_flags
-    values = {"service_name": service_name, **arguments.config.logging.model_dump(exclude_none=True)}
+    config = arguments.config
+    run_name = f"{service_name} {config.environment.task} seed {config.training_core.seed}"
+    values = {"service_name": service_name, "run_name": run_name, **config.logging.model_dump(exclude_none=True)}
     fields = {
         name: value
         for name, value in values.items()
         if name in flags or not (in_environment | flags) & {name, RIVALS.get(name, name)}
     }
     if "log_filter" in in_environment and flags & {"log_level", "backend_logs_visible"}:
-        fields["log_filter"] = _as_filter(arguments.config.logging)
+        fields["log_filter"] = _as_filter(config.logging)
     if arguments.is_offline:
         fields |= {"metrics": False, "traces": False}
     if arguments.is_quiet:

@@ -267,7 +267,7 @@ class LoggingConfig(Section):
     experiment_id: str | None = Field(default=None, description="MLflow experiment by id.")
     experiment_name: str | None = Field(default=None, description="MLflow experiment by name; created if missing.")
     run_id: str | None = Field(default=None, description="Log into this MLflow run; a new run is created otherwise.")
-    run_name: str | None = Field(default=None, description="Name of the new run; MLflow invents one otherwise.")
+    run_name: str | None = Field(default=None, description="Name of the new run; 'ppo TASK seed N' if not given.")
     spool_dir: str | None = Field(
         default=None, description="Where data waits while MLflow is away; $XDG_STATE_HOME/rltelemetry if not given."
     )
