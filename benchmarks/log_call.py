@@ -221,8 +221,9 @@ def report(variants: list[Variant], repeats: int, cold_calls: int) -> None:
     # The bound logger would find the code of the variant before it still in the last-level cache: left out.
     in_cold = [variant for variant in variants if variant.events == CHEAP and "bound" not in variant.name]
     cold: dict[str, list[float]] = {variant.name: [] for variant in in_cold}
-    for _ in range(cold_calls):
-        for variant in in_cold:
+    for call in range(cold_calls):
+        shift = call % len(in_cold)
+        for variant in in_cold[shift:] + in_cold[:shift]:
             cold[variant.name].append(cold_us(variant, sweep))
     for variant in variants:
         variant.settle()
