@@ -6,8 +6,6 @@ started it; what it is and where stands in `.rltelemetry/server.json`, under a l
 for it: the spool bridges the seconds that it needs.
 """
 
-import contextlib
-import fcntl
 import http.client
 import importlib.util
 import json
@@ -18,12 +16,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from rltelemetry.errors import MissingExtraError, ServerError
+from rltelemetry.locks import locked
+from rltelemetry.ports import claimed_port
 from rltelemetry.processes import end_group, spawn_detached, start_mark
 
 __all__ = [
@@ -53,9 +52,6 @@ START_S: Final = 180.0
 """A server that is older than this and does not listen never will."""
 
 STOP_S: Final = 5.0
-LOCK_S: Final = 10.0
-"""Longer than stopping takes, which happens under the lock."""
-
 MAX_ANSWER: Final = 2**16
 
 
@@ -114,7 +110,7 @@ def ensure(directory: Path | None = None) -> EmbeddedServer:
         ServerError: the directory cannot be written, or no port is free.
     """
     place = (directory or Path.cwd()).absolute()
-    with _locked(_folder(place)):
+    with locked(_folder(place)):
         known = recorded(place)
         if known is not None and not _is_broken(known, place):
             return known
@@ -146,7 +142,7 @@ def stop(directory: Path | None = None) -> EmbeddedServer | None:
     place = (directory or Path.cwd()).absolute()
     if not _record_path(place).exists():
         return None
-    with _locked(_folder(place)):
+    with locked(_folder(place)):
         server = recorded(place)
         if server is not None:
             end_group(server.pid, server.started, STOP_S)
@@ -176,16 +172,14 @@ def environment() -> dict[str, str]:
 
 def _start(directory: Path) -> EmbeddedServer:
     log = _folder(directory) / "server.log"
-    with _claims() as claims:
-        port = _free_port(claims)
+    with claimed_port(HOST, FIRST_PORT, LAST_PORT) as claim:
         try:
-            pid = spawn_detached(command(port), directory, environment(), log)
+            pid = spawn_detached(command(claim.port), directory, environment(), log)
         except (OSError, subprocess.SubprocessError) as error:
             raise ServerError(f"the MLflow server cannot be started: {error}") from None
         mark = start_mark(pid)
-        if claims is not None:
-            (claims / str(port)).write_text(f"{pid} {mark}")
-    return EmbeddedServer(f"http://{HOST}:{port}", pid, mark, str(log))
+        claim.give_to(pid, mark)
+    return EmbeddedServer(f"http://{HOST}:{claim.port}", pid, mark, str(log))
 
 
 def _is_alive(server: EmbeddedServer) -> bool:
@@ -201,45 +195,6 @@ def _is_broken(server: EmbeddedServer, directory: Path) -> bool:
         return probe.connect_ex((HOST, int(server.uri.rpartition(":")[2]))) != 0
 
 
-@contextlib.contextmanager
-def _claims() -> Iterator[Path | None]:
-    """Lock the user's list of claimed ports: a server binds its port only seconds after it was started.
-
-    Without a place for the list (None) there is only the look at the port itself.
-    """
-    folder = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "rltelemetry" / "ports"
-    with contextlib.ExitStack() as stack:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_locked(folder))
-        except (OSError, ServerError):
-            yield None
-            return
-        yield folder
-
-
-def _free_port(claims: Path | None) -> int:
-    for port in range(FIRST_PORT, LAST_PORT + 1):
-        if claims is not None and _is_claimed(claims / str(port)):
-            continue
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((HOST, port))
-            return port
-    raise ServerError(
-        f"loopback ports: got none free from {FIRST_PORT} to {LAST_PORT}; expected one. "
-        "Stop a server there, or give the address of an MLflow server."
-    )
-
-
-def _is_claimed(claim: Path) -> bool:
-    try:
-        pid, mark = claim.read_text().split(maxsplit=1)
-        return bool(mark) and start_mark(int(pid)) == mark
-    except (OSError, ValueError):
-        return False
-
-
 def _record(directory: Path, server: EmbeddedServer) -> None:
     """Write the record at one stroke: half of one would lead to a second server on the same database."""
     unfinished = _record_path(directory).with_suffix(".new")
@@ -253,37 +208,6 @@ def _folder(directory: Path) -> Path:
 
 def _record_path(directory: Path) -> Path:
     return _folder(directory) / "server.json"
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time decide; the kernel drops the lock of a process that dies."""
-    try:
-        folder.mkdir(exist_ok=True)
-        lock = (folder / "lock").open("w")
-    except OSError as error:
-        raise ServerError(
-            f"{folder}: got {error.strerror}; expected a directory that can be written. "
-            "Start in a directory of your own, or give the address of an MLflow server."
-        ) from None
-    with lock:
-        deadline = time.monotonic() + LOCK_S
-        while not _try_lock(lock.fileno()):
-            if time.monotonic() > deadline:
-                raise ServerError(
-                    f"{folder}: got a lock that is held for more than {LOCK_S:g} s; expected a moment. "
-                    "Another command there does not end: end it."
-                )
-            time.sleep(0.02)
-        yield
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

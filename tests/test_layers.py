@@ -9,8 +9,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 RLTELEMETRY: list[set[str]] = [
     {"errors", "schema", "clock", "endings", "stats", "current_span", "processes"},
-    {"types"},
-    {"settings", "filtering", "labels", "extract", "redact", "notices"},
+    {"types", "locks"},
+    {"ports", "settings", "filtering", "labels", "extract", "redact", "notices"},
     {"processors", "provenance"},
     {"handoff"},
     {"loggers", "spans", "forks", "chain"},
