@@ -16,7 +16,7 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags,
 from rltelemetry.handoff import Handoff, SpanEnd
 from rltelemetry.redact import clean_text, clean_value, safe_text
 
-__all__ = ["SpanOpener", "add_foreign_event", "event_attributes"]
+__all__ = ["SpanOpener", "add_foreign_event", "clean_attributes", "event_attributes"]
 
 MAX_TRACEBACK: Final = 32_768
 """Characters of an exception's traceback."""
@@ -78,15 +78,17 @@ class SpanOpener:
 
 
 def event_attributes(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Make OTLP attributes of fields: numbers, texts and truth values; None is left out."""
-    attributes: dict[str, Any] = {}
-    for key, value in fields.items():
-        safe = clean_value(value)
-        if safe is None:
-            continue
-        too_large = type(safe) is int and not -INT64 <= safe < INT64
-        attributes[safe_text(key)] = safe_text(safe) if too_large else safe
-    return attributes
+    """Make OTLP attributes of fields that nobody has looked at: numbers, texts and truth values."""
+    return clean_attributes({safe_text(key): clean_value(value) for key, value in fields.items()})
+
+
+def clean_attributes(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Make OTLP attributes of a record's fields; None is left out, an integer too large for OTLP is written as text."""
+    return {
+        key: str(value) if type(value) is int and not -INT64 <= value < INT64 else value
+        for key, value in fields.items()
+        if value is not None
+    }
 
 
 def add_foreign_event(span: Span, event: str, fields: Mapping[str, Any], stamp_ns: int) -> None:

@@ -21,7 +21,7 @@ from opentelemetry.trace import Status, StatusCode, Tracer, set_span_in_context
 
 from rltelemetry.handoff import ON_FOREIGN_SPAN, SpanEnd
 from rltelemetry.schema import STEP_FIELDS
-from rltelemetry.spans import event_attributes
+from rltelemetry.spans import clean_attributes
 from rltelemetry.types import Record
 
 __all__ = ["MAX_ROOTS", "OtlpSink", "foreign_endpoint"]
@@ -84,15 +84,14 @@ class OtlpSink:
         if record.span is ON_FOREIGN_SPAN:
             return
         span = record.span
-        attributes = {"category": record.category.value, "level": record.level, **event_attributes(record.fields)}
         if span is not None and span.is_recording():
-            span.add_event(record.event or "event", attributes, timestamp=record.time_ns)
+            span.add_event(record.event or "event", _attributes(record), timestamp=record.time_ns)
             self._remember_outputs(span, record)
         elif span is None or not span.get_span_context().is_valid:
-            self._own_span(record, attributes)
+            self._own_span(record)
         elif span.get_span_context().trace_flags.sampled:
             self.events_late += 1
-            self._own_span(record, attributes, parent=span)
+            self._own_span(record, parent=span)
 
     def end_span(self, end: SpanEnd) -> None:
         """End a span at the time it was left; everything logged inside it has been added."""
@@ -133,11 +132,10 @@ class OtlpSink:
         if self._closing is not None:
             self._closing.join(timeout_s)
 
-    def _own_span(self, record: Record, attributes: dict[str, Any], parent: ApiSpan | None = None) -> None:
+    def _own_span(self, record: Record, parent: ApiSpan | None = None) -> None:
         context = set_span_in_context(parent) if parent is not None else NO_PARENT
-        span = self.tracer.start_span(
-            record.event or "event", context, attributes=attributes, start_time=record.time_ns
-        )
+        name, attributes = record.event or "event", _attributes(record)
+        span = self.tracer.start_span(name, context, attributes=attributes, start_time=record.time_ns)
         if parent is None and isinstance(span, Span):
             self._describe_for_mlflow(span)
         span.end(record.time_ns)
@@ -175,6 +173,10 @@ class OtlpSink:
         taken = self._finished[:count]
         del self._finished[:count]
         return taken
+
+
+def _attributes(record: Record) -> dict[str, Any]:
+    return {"category": record.category.value, "level": record.level, **clean_attributes(record.fields)}
 
 
 class _Collector(SpanProcessor):
