@@ -7,11 +7,21 @@ add them. A registry of open spans tells our spans from foreign ones, and lets c
 import random
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import monotonic, time_ns
 from typing import Any, Final
 
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags, Tracer, get_current_span, use_span
+from opentelemetry.context import attach, detach
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    TraceFlags,
+    Tracer,
+    get_current_span,
+    set_span_in_context,
+    use_span,
+)
 
 from rltelemetry.handoff import Handoff, SpanEnd
 from rltelemetry.redact import clean_text, clean_value, safe_text
@@ -20,6 +30,16 @@ __all__ = ["SpanOpener", "add_foreign_event", "clean_attributes", "event_attribu
 
 MAX_TRACEBACK: Final = 32_768
 """Characters of an exception's traceback."""
+
+UNTRACED: Final = NonRecordingSpan(
+    SpanContext(
+        trace_id=random.getrandbits(128) | 1,
+        span_id=random.getrandbits(64) | 1,
+        is_remote=False,
+        trace_flags=TraceFlags(TraceFlags.DEFAULT),
+    )
+)
+"""A span that makes its children untraced, too: valid, but not sampled."""
 
 INT64: Final = 2**63
 """OTLP drops an attribute with a larger integer; it is written as text."""
@@ -42,10 +62,19 @@ class SpanOpener:
         self._interval_s = interval_s
         self._last_root_at = float("-inf")
 
-    @contextmanager
-    def span(self, name: str, inputs: Mapping[str, Any]) -> Iterator[Span]:
+    def span(self, name: str, inputs: Mapping[str, Any]) -> AbstractContextManager[Span]:
         """Make a span current for the block; an exception that leaves the block marks it ERROR and goes on."""
-        span = self._start(name, inputs)
+        current = get_current_span()
+        if current is UNTRACED:
+            return nullcontext(UNTRACED)
+        is_root = not current.get_span_context().is_valid
+        if self._tracer is None or (is_root and not self._is_due()):
+            return _Untraced()
+        return self._traced(self._tracer, name, inputs)
+
+    @contextmanager
+    def _traced(self, tracer: Tracer, name: str, inputs: Mapping[str, Any]) -> Iterator[Span]:
+        span = self._start(tracer, name, inputs)
         error: BaseException | None = None
         with use_span(span, end_on_exit=False, record_exception=False, set_status_on_exception=False):
             try:
@@ -57,14 +86,11 @@ class SpanOpener:
                 if span in self._open_spans:
                     self._handoff.put_unbounded(SpanEnd(span, time_ns(), _describe(error)))
 
-    def _start(self, name: str, inputs: Mapping[str, Any]) -> Span:
-        is_root = not get_current_span().get_span_context().is_valid
-        if self._tracer is None or (is_root and not self._is_due()):
-            return _untraced()
+    def _start(self, tracer: Tracer, name: str, inputs: Mapping[str, Any]) -> Span:
         try:
-            span = self._tracer.start_span(safe_text(name), attributes=event_attributes(inputs))
+            span = tracer.start_span(safe_text(name), attributes=event_attributes(inputs))
         except Exception:  # an instrumented SDK's sampler or processor may do anything
-            return _untraced()
+            return UNTRACED
         if span.is_recording():
             self._open_spans.add(span)
         return span
@@ -96,15 +122,17 @@ def add_foreign_event(span: Span, event: str, fields: Mapping[str, Any], stamp_n
     span.add_event(event or "event", event_attributes(fields), timestamp=stamp_ns)
 
 
-def _untraced() -> Span:
-    """A span that makes its children untraced, too: valid, but not sampled."""
-    context = SpanContext(
-        trace_id=random.getrandbits(128) or 1,
-        span_id=random.getrandbits(64) or 1,
-        is_remote=False,
-        trace_flags=TraceFlags(TraceFlags.DEFAULT),
-    )
-    return NonRecordingSpan(context)
+class _Untraced:
+    """Make what the block opens and logs untraced; most updates of a fast loop are, so it is a class, and small."""
+
+    __slots__ = ("_token",)
+
+    def __enter__(self) -> Span:
+        self._token = attach(set_span_in_context(UNTRACED))
+        return UNTRACED
+
+    def __exit__(self, *_error: object) -> None:
+        detach(self._token)
 
 
 def _describe(error: BaseException | None) -> tuple[str, str, str] | None:
