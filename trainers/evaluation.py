@@ -20,7 +20,7 @@ __all__ = ["Evaluator", "is_evaluation_due", "run_episodes"]
 MAX_EPISODE_STEPS: Final = 108_000
 """Half an hour of Atari. A deterministic policy can walk in circles, in a task without a time limit for ever."""
 
-ActDeterministic = Callable[[NDArray[np.float32]], NDArray[Any]]
+ActDeterministic = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 def is_evaluation_due(update: int, eval_interval: int, num_eval_episodes: int) -> bool:
@@ -77,7 +77,7 @@ def run_episodes(
     The first to finish anywhere would be the short ones, and the mean biased.
 
     Args:
-        act: observations [N, O] -> actions.
+        act: observations [N, ...] -> actions.
         env: N environments; all are reset first.
         num_episodes: how many in all.
         max_episode_steps: after so many steps per episode, on average, unfinished ones count as they stand.
@@ -96,9 +96,9 @@ def run_episodes(
     for _ in range(max_episode_steps * int(quota_N.max())):
         step = env.step(act(obs_NO))
         obs_NO = step.obs
-        return_N += np.where(step.valid, step.reward, 0.0)
+        return_N += np.where(step.valid, step.score, 0.0)
         length_N += step.valid
-        ended_N = step.valid & (step.terminated | step.truncated)
+        ended_N = step.valid & step.finished
         count(np.flatnonzero(ended_N & (finished_N < quota_N)))
         finished_N += ended_N
         return_N[ended_N] = length_N[ended_N] = 0

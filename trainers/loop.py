@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
@@ -37,7 +36,7 @@ class Algorithm(Policy, Protocol):
     def make_storage(self, num_envs: int) -> RolloutStorage:
         """Allocate a rollout."""
 
-    def act_deterministic(self, obs_NO: NDArray[np.float32], /) -> NDArray[Any]:
+    def act_deterministic(self, obs_NO: NDArray[Any], /) -> NDArray[Any]:
         """Choose the best actions known; draw no random numbers."""
 
     def update(self, storage: RolloutStorage, progress: float) -> Metrics:

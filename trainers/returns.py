@@ -6,7 +6,7 @@ Shapes: T horizon, N envs, S = T + 1 (the last row of values belongs to the obse
 import torch
 from torch import Tensor
 
-__all__ = ["gae"]
+__all__ = ["discounted_sum", "gae"]
 
 
 def gae(
@@ -51,14 +51,21 @@ def gae(
         delta_TN = (reward_TN + gamma * next_value_TN - value_SN[:-1]).masked_fill_(~valid_TN, 0.0)
         continues_TN = ~(terminated_TN | truncated_TN) & valid_TN
         decay_TN = continues_TN.to(delta_TN.dtype).mul_(gamma * gae_lambda)
-        return _discounted_sum(delta_TN, decay_TN)
+        return discounted_sum(delta_TN, decay_TN)
 
 
-def _discounted_sum(delta_TN: Tensor, decay_TN: Tensor) -> Tensor:
-    """Solve A_t = delta_t + decay_t * A_{t+1} from A_T = 0; one fused operation per time step."""
-    sum_TN = torch.empty_like(delta_TN)
-    following_N = torch.zeros_like(delta_TN[0])
-    rows = zip(delta_TN.unbind(), decay_TN.unbind(), sum_TN.unbind(), strict=True)
-    for delta_N, decay_N, out_N in reversed(list(rows)):
-        following_N = torch.addcmul(delta_N, decay_N, following_N, out=out_N)
-    return sum_TN
+def discounted_sum(delta_TN: Tensor, decay_TN: Tensor) -> Tensor:
+    """Solve A_t = delta_t + decay_t * A_{t+1} from A_T = 0.
+
+    In log2(T) passes over all rows rather than T steps over one: after the pass with distance d, row t holds the sum of
+    its first 2d terms, and decay the product of as many factors (Hillis and Steele 1986).
+    """
+    horizon, distance = delta_TN.shape[0], 1
+    while distance < horizon:
+        reached = horizon - distance
+        sum_TN = torch.addcmul(delta_TN[:reached], decay_TN[:reached], delta_TN[distance:])
+        delta_TN = torch.cat([sum_TN, delta_TN[reached:]])
+        still = max(0, horizon - 2 * distance)
+        decay_TN = decay_TN[:still] * decay_TN[distance : distance + still]
+        distance *= 2
+    return delta_TN

@@ -1,5 +1,5 @@
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import envpool
 import numpy as np
@@ -7,9 +7,10 @@ import pytest
 from envpool.python.protocol import ArraySpec
 from numpy.typing import NDArray
 
-from trainers.envs import VectorEnv, make_vector_env
+from trainers.envs import EnvGroup, VectorEnv, make_vector_env, rendering
 from trainers.envs.spec import read_spec
 from trainers.errors import ConfigError, DivergenceError, MissingError, TaskError
+from trainers.observations import Leaf
 
 ONE_AT_A_TIME = 3
 
@@ -30,17 +31,21 @@ class SpyPool:
         self._pool = pool
         self.actions: list[NDArray[Any]] = []
 
-    def step(self, actions: NDArray[Any]) -> Any:
+    def send(self, actions: NDArray[Any]) -> None:
         self.actions.append(actions.copy())
-        return self._pool.step(actions)
+        self._pool.send(actions)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pool, name)
 
 
+def pool_of(env: VectorEnv) -> Any:
+    return env.groups[0][0]._pool
+
+
 def spied(env: VectorEnv) -> tuple[VectorEnv, SpyPool]:
-    spy = SpyPool(env._pool)
-    return VectorEnv(spy, env.spec, env.num_envs), spy
+    spy = SpyPool(pool_of(env))
+    return VectorEnv([EnvGroup(spy, env.spec, env.num_envs)], env.spec), spy
 
 
 # -- what a task looks like
@@ -48,7 +53,7 @@ def spied(env: VectorEnv) -> tuple[VectorEnv, SpyPool]:
 
 def test_discrete_task_is_read_from_envpool() -> None:
     spec = cart_pole().spec
-    assert (spec.obs_size, spec.action.kind, spec.action.sizes, spec.action.shape) == (4, "discrete", (2,), ())
+    assert (spec.obs.shape, spec.action.kind, spec.action.sizes, spec.action.shape) == ((4,), "discrete", (2,), ())
     assert (spec.action.dtype, spec.reward_threshold) == (np.dtype(np.int32), 475.0)
 
 
@@ -88,7 +93,7 @@ def test_nested_observation_becomes_one_vector_in_the_order_of_its_leaves() -> N
     env = make_vector_env("CheetahRun-v1", 2, 9)
     raw, _ = envpool.make_gymnasium("CheetahRun-v1", num_envs=2, seed=9).reset()
     expected = np.concatenate([raw["position"], raw["velocity"]], 1).astype(np.float32)
-    assert [leaf.path for leaf in env.spec.leaves] == [("position",), ("velocity",)]
+    assert [leaf.path for leaf in env.spec.obs.leaves] == [("obs", "position"), ("obs", "velocity")]
     np.testing.assert_array_equal(env.reset(), expected)
 
 
@@ -96,7 +101,177 @@ def test_nested_observation_becomes_one_vector_in_the_order_of_its_leaves() -> N
 def test_observations_are_flat_float32_whatever_the_task_has(task: str) -> None:
     env = make_vector_env(task, 2, 0)
     step_obs = (env.reset(), env.step(zeros(env)).obs)
-    assert [(obs.dtype, obs.shape) for obs in step_obs] == [(np.float32, (2, env.spec.obs_size))] * 2
+    assert [(obs.dtype, obs.shape) for obs in step_obs] == [(np.float32, (2, *env.spec.obs.shape))] * 2
+
+
+def leaf_of(task: str, *path: str) -> Leaf:
+    return next(leaf for leaf in make_vector_env(task, 1, 0).spec.obs.leaves if leaf.path == path)
+
+
+@pytest.mark.parametrize(
+    ("task", "path", "kind", "bounds"),
+    [
+        ("Taxi-v3", ("obs",), "symbol", (0, 499)),
+        ("Blackjack-v1", ("obs",), "symbol", (0, 31)),
+        ("Sokoban-v0", ("obs", "grid"), "symbol", (0, 4)),
+        ("Sokoban-v0", ("obs", "step_count"), "number", (0, 120)),
+        ("GraphColoring-v1", ("obs", "colors"), "symbol", (-1, 19)),
+        ("Game2048-v1", ("obs", "board"), "symbol", (0, 17)),
+        ("MiniGrid-Empty-5x5-v0", ("obs", "image"), "symbol", (0, 10)),
+        ("MiniGrid-Empty-5x5-v0", ("obs", "mission"), "number", (0, 255)),
+        ("PacMan-v1", ("obs", "score"), "number", (-np.inf, np.inf)),
+        ("Maze-v0", ("obs", "walls"), "number", (-np.inf, np.inf)),
+        ("Play2048-v1", ("info", "legal_action_mask"), "mask", (-np.inf, np.inf)),
+        ("CarRacing-v3", ("obs",), "image", (0, 255)),
+    ],
+)
+def test_leaf_is_read_by_what_its_numbers_mean(
+    task: str, path: tuple[str, ...], kind: str, bounds: tuple[float, float]
+) -> None:
+    leaf = leaf_of(task, *path)
+    assert (leaf.kind, (leaf.low, leaf.high)) == (kind, bounds)
+
+
+def test_image_stays_an_image_of_bytes() -> None:
+    env = make_vector_env("Pong-v5", 2, 0)
+    obs, step = env.reset(), env.step(zeros(env))
+    assert [(o.dtype, o.shape) for o in (obs, step.obs)] == [(np.uint8, (2, 4, 84, 84))] * 2
+    assert env.spec.obs.is_image
+
+
+def test_observations_are_written_where_they_are_wanted() -> None:
+    for task in ("CartPole-v1", "HalfCheetah-v4", "Maze-v0", "Pong-v5"):
+        env, twin = (make_vector_env(task, 2, 3) for _ in range(2))
+        dtype = np.uint8 if env.spec.obs.is_image else np.float32
+        out = np.zeros((2, *env.spec.obs.shape), dtype)
+        assert env.reset(out) is out
+        np.testing.assert_array_equal(out, twin.reset())
+
+
+# -- action masks
+
+
+class Masked(NamedTuple):
+    """A task with an action mask, and the choices that its learner has."""
+
+    task: str
+    kind: str
+    sizes: tuple[int, ...]
+
+
+MASKED = [
+    Masked("Maze-v0", "discrete", (4,)),
+    Masked("Play2048-v1", "discrete", (4,)),
+    Masked("BinPack-v2", "discrete", (800,)),
+    Masked("Minesweeper-v0", "discrete", (100,)),
+    Masked("FlatPack-v0", "discrete", (8100,)),
+    Masked("JobShop-v0", "multi_discrete", (21,) * 10),
+    Masked("RobotWarehouse-v0", "multi_discrete", (5,) * 4),
+]
+
+
+def masks_of(env: VectorEnv, obs: NDArray[Any]) -> NDArray[np.bool_]:
+    """[N, dimensions, choices]."""
+    return obs[:, env.spec.obs.mask].reshape(env.num_envs, -1, env.spec.action.sizes[0]) != 0
+
+
+@pytest.mark.parametrize("case", MASKED, ids=lambda case: case.task)
+def test_legal_actions_are_executed_and_illegal_ones_never_reach_envpool(case: Masked) -> None:
+    env, spy = spied(make_vector_env(case.task, 4, 0))
+    assert (env.spec.action.kind, env.spec.action.sizes) == (case.kind, case.sizes)
+    draw, obs, alive = np.random.default_rng(0), env.reset(), np.ones(4, bool)
+    num_refused = 0
+    for _ in range(30):
+        mask = masks_of(env, obs)
+        rows = np.argwhere(~mask & alive[:, None, None] & mask.any(2, keepdims=True))
+        mask |= ~mask.any(2, keepdims=True)
+        action = (draw.random(mask.shape) * mask).argmax(2)
+        if rows.size:
+            index, dimension, choice = rows[0]
+            illegal = action.copy()
+            illegal[index, dimension] = choice
+            with pytest.raises(ValueError, match=rf"got environment {index} illegal under its mask; expected legal"):
+                env.step(illegal.reshape(4, *env.spec.action.shape))
+            num_refused += 1
+        step = env.step(action.reshape(4, *env.spec.action.shape))
+        obs, alive = step.obs, ~(step.terminated | step.truncated)
+    assert num_refused > 0
+    assert len(spy.actions) == 30
+
+
+def test_one_choice_for_several_is_taken_apart_again() -> None:
+    env, spy = spied(make_vector_env("Minesweeper-v0", 3, 0))
+    env.reset()
+    env.step(np.array([0, 57, 99]))
+    assert spy.actions[0].tolist() == [[0, 0], [5, 7], [9, 9]]
+    assert env.spec.action.native_sizes == (10, 10)
+
+
+def test_mask_that_fits_no_action_is_refused() -> None:
+    spec = made_up_spec(action=ArraySpec(np.int32, [-1, 2], (0, 3), ([], [])))
+    spec.state_array_spec["obs:action_mask"] = ArraySpec(np.bool_, [5], (False, True), ([], []))
+    with pytest.raises(TaskError, match=r"an action mask of shape \(5,\) for multi_discrete actions \(4, 4\)"):
+        read_spec("Made-up-v0", spec)
+
+
+# -- Atari
+
+
+def test_atari_counts_games_and_raw_scores_whatever_training_sees() -> None:
+    options = {"episodic_life": True, "reward_clip": True, "noop_max": 1}
+    env = make_vector_env("Breakout-v5", 4, 0, options=options)
+    env.reset()
+    draw = np.random.default_rng(0)
+    lives_lost = games = 0
+    for _ in range(700):
+        step = env.step(draw.integers(0, 4, 4))
+        assert np.array_equal(np.sign(step.score), step.reward)
+        assert not (step.finished & ~(step.terminated | step.truncated)).any()
+        lives_lost, games = lives_lost + int(step.terminated.sum()), games + int(step.finished.sum())
+        assert (step.info["lives"][step.finished] == 0).all()
+    assert games >= 4
+    assert lives_lost == pytest.approx(5 * games, abs=5 * 4)
+
+
+def test_score_of_other_tasks_is_their_reward() -> None:
+    env = cart_pole()
+    env.reset()
+    step = env.step(zeros(env))
+    assert np.array_equal(step.score, step.reward)
+    assert np.array_equal(step.finished, step.terminated | step.truncated)
+
+
+# -- groups that step in turns
+
+
+def test_groups_play_the_episodes_of_one_group() -> None:
+    one, three = (make_vector_env("CartPole-v1", 6, 4, num_groups=groups) for groups in (1, 3))
+    np.testing.assert_array_equal(one.reset(), three.reset())
+    draw = np.random.default_rng(0)
+    for _ in range(60):
+        action = draw.integers(0, 2, 6)
+        steps = [env.step(action) for env in (one, three)]
+        for name in ("obs", "reward", "terminated", "truncated", "valid", "score", "finished"):
+            np.testing.assert_array_equal(*(getattr(step, name) for step in steps))
+
+
+# -- rendering
+
+
+def test_task_is_rendered_where_it_can_be() -> None:
+    env = make_vector_env("CartPole-v1", 2, 0, options={"render_mode": "rgb_array"})
+    env.reset()
+    picture = env.render()
+    assert (picture.dtype, picture.ndim, picture.shape[0], picture.shape[-1]) == (np.uint8, 4, 2, 3)
+    assert len(np.unique(picture)) > 1
+
+
+def test_process_survives_a_task_that_cannot_be_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "PROBE", "import sys; print('no OpenGL here', file=sys.stderr); sys.exit(1)")
+    rendering._failure.cache_clear()
+    with pytest.raises(MissingError, match=r"'Hopper-v4' to be rendered; .* It says: no OpenGL here\. Install"):
+        make_vector_env("Hopper-v4", 1, 0, options={"from_pixels": True})
+    rendering._failure.cache_clear()
 
 
 # -- autoreset, ends of episodes
@@ -160,8 +335,10 @@ class Counting:
         self.count[rows] = 0
         return self._obs()[rows], {}
 
-    def step(self, actions: NDArray[Any]) -> Any:
+    def send(self, actions: NDArray[Any]) -> None:
         self.count += 1
+
+    def recv(self) -> Any:
         no = np.zeros(len(self.count), bool)
         return self._obs(), np.ones(len(no), np.float32), self.count == 3, no, {}
 
@@ -170,8 +347,8 @@ class Counting:
 
 
 def test_imposed_limit_makes_the_row_after_it_a_clean_dummy() -> None:
-    pool = Counting(2)
-    env = VectorEnv(pool, cart_pole().spec, 2, max_episode_steps=2)
+    pool, spec = Counting(2), cart_pole().spec
+    env = VectorEnv([EnvGroup(pool, spec, 2, max_episode_steps=2)], spec)
     env.reset()
     steps = [env.step(np.zeros(2, np.int64)) for _ in range(7)]
     assert [step.obs[0, 0] for step in steps] == [1, 2, 0, 1, 2, 0, 1]
@@ -183,8 +360,8 @@ def test_imposed_limit_makes_the_row_after_it_a_clean_dummy() -> None:
 
 
 def test_reset_forgets_what_the_limit_was_about_to_cut() -> None:
-    pool = Counting(2)
-    env = VectorEnv(pool, cart_pole().spec, 2, max_episode_steps=1)
+    pool, spec = Counting(2), cart_pole().spec
+    env = VectorEnv([EnvGroup(pool, spec, 2, max_episode_steps=1)], spec)
     env.reset()
     assert env.step(np.zeros(2, np.int64)).truncated.all()
     env.reset()
@@ -296,9 +473,7 @@ def test_unknown_task_names_its_neighbours() -> None:
     ("task", "reason"),
     [
         ("TicTacToe-v1", "2 players"),
-        ("Maze-v0", "an action mask"),
-        ("Pong-v5", "an image of shape"),
-        ("FrozenLake-v1", "one of 16 symbols"),
+        ("Go9x9-v1", "2 players"),
     ],
 )
 def test_task_that_is_not_supported_says_why_and_what_is(task: str, reason: str) -> None:
@@ -326,6 +501,7 @@ def test_task_whose_libraries_are_missing_says_which(monkeypatch: pytest.MonkeyP
         ({"num_envs": 0}, r"environment\.num_envs: got 0; expected at least 1"),
         ({"num_threads": -1}, r"environment\.num_threads: got -1"),
         ({"seed": 2**31 - 1}, "environment seed: got 2147483647"),
+        ({"num_envs": 4, "num_groups": 3}, r"num_groups: got 3; expected a divisor of num_envs, 4"),
         ({"max_episode_steps": 0}, r"environment\.max_episode_steps: got 0"),
     ],
 )
@@ -337,7 +513,7 @@ def test_setting_that_cannot_be_used_is_refused_in_one_line(settings: dict[str, 
 
 def test_option_reaches_envpool() -> None:
     env = make_vector_env("CheetahRun-v1", 1, 0, options={"frame_skip": 3})
-    assert env._pool.config["frame_skip"] == 3
+    assert pool_of(env).config["frame_skip"] == 3
 
 
 def test_sokoban_has_its_many_levels_and_not_the_one_it_falls_back_to() -> None:
@@ -346,6 +522,6 @@ def test_sokoban_has_its_many_levels_and_not_the_one_it_falls_back_to() -> None:
 
 
 def test_light_tasks_get_one_thread_and_others_the_cores() -> None:
-    assert cart_pole(8)._pool.config["num_threads"] == 1
-    assert 1 <= make_vector_env("Hopper-v4", 2, 0)._pool.config["num_threads"] <= 2
-    assert cart_pole(8, num_threads=2)._pool.config["num_threads"] == 2
+    assert pool_of(cart_pole(8)).config["num_threads"] == 1
+    assert 1 <= pool_of(make_vector_env("Hopper-v4", 2, 0)).config["num_threads"] <= 2
+    assert pool_of(cart_pole(8, num_threads=2)).config["num_threads"] == 2

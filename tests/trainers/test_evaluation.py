@@ -39,7 +39,8 @@ class ScriptedEnv:
         never = np.zeros(self.num_envs, np.bool_)
         ends = (never, done) if self._truncates else (done, never)
         # a dummy row pays too, to see that it is not counted
-        return Step(np.zeros((self.num_envs, 1), np.float32), np.ones(self.num_envs, np.float32), *ends, valid, {})
+        obs, paid = np.zeros((self.num_envs, 1), np.float32), np.ones(self.num_envs, np.float32)
+        return Step(obs, paid, *ends, valid, paid, done, {})
 
 
 def first_action(obs_NO: NDArray[np.float32]) -> NDArray[Any]:

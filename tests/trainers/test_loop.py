@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from structlog.testing import capture_logs
-from torch import nn
+from torch import Tensor, nn
 
 from trainers.config import EnvironmentConfig, EvaluationConfig, PpoConfig
 from trainers.emit import Emitter
@@ -41,8 +41,9 @@ class AlwaysLeft:
     def begin_rollout(self, storage: RolloutStorage) -> None:
         pass
 
-    def act(self, storage: RolloutStorage, t: int) -> None:
-        storage.action[t] = 0
+    def act(self, storage: RolloutStorage, t: int, envs: slice) -> Tensor:
+        storage.action[t, envs] = 0
+        return storage.action[t, envs]
 
     def act_deterministic(self, obs_NO: NDArray[np.float32], /) -> NDArray[Any]:
         return np.zeros(len(obs_NO), np.int64)

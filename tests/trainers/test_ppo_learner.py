@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from trainers.config import PpoConfig
 from trainers.envs import EnvSpec, Step, VectorEnv, make_vector_env
-from trainers.errors import DivergenceError
+from trainers.errors import ConfigError, DivergenceError
 from trainers.ppo import Ppo, UpdateMetrics
 from trainers.returns import gae
 from trainers.rollout import EpisodeStatistics, RolloutStorage, collect
@@ -17,10 +17,22 @@ from trainers.runtime import Runtime, spawn_seeds
 NUM_ENVS, HORIZON = 8, 16
 
 
-def config(task: str = "CartPole-v1", **core: Any) -> PpoConfig:
+NORMALIZED = {"normalize_obs": True, "normalize_reward": True}
+
+
+def config(
+    task: str = "CartPole-v1",
+    environment: dict[str, Any] | None = None,
+    architecture: dict[str, Any] | None = None,
+    **core: Any,
+) -> PpoConfig:
     sizes = {"horizon": HORIZON, "num_epochs": 2, "num_minibatches": 4, "total_timesteps": 10_000}
     return PpoConfig.model_validate(
-        {"environment": {"task": task, "num_envs": NUM_ENVS}, "training_core": sizes | core}
+        {
+            "environment": {"task": task, "num_envs": NUM_ENVS} | (environment or {}),
+            "training_core": sizes | core,
+            "architecture": architecture or {},
+        }
     )
 
 
@@ -37,13 +49,23 @@ class Session(NamedTuple):
 
 def session(settings: PpoConfig, seed: int = 1, **changes: Any) -> Session:
     seeds = spawn_seeds(seed)
-    env = make_vector_env(settings.environment.task, NUM_ENVS, seeds.environment, **changes)
+    environment = settings.environment
+    changes = {"num_groups": environment.num_groups} | changes
+    env = make_vector_env(environment.task, environment.num_envs, seeds.environment, **changes)
     ppo = Ppo(env.spec, settings, Runtime(torch.device("cpu"), seeds))
-    return Session(ppo, env, ppo.make_storage(NUM_ENVS))
+    return Session(ppo, env, ppo.make_storage(env.num_envs))
 
 
 def weights(ppo: Ppo) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in ppo.network.parameters()])
+
+
+def tensors(state: Any) -> list[torch.Tensor]:
+    """All tensors of a nested state, in order."""
+    if isinstance(state, torch.Tensor):
+        return [state]
+    children = state.values() if isinstance(state, dict) else state if isinstance(state, list) else ()
+    return [tensor for child in children for tensor in tensors(child)]
 
 
 def train(parts: Session, updates: int, first: int = 0) -> list[UpdateMetrics]:
@@ -54,9 +76,20 @@ def train(parts: Session, updates: int, first: int = 0) -> list[UpdateMetrics]:
     return metrics
 
 
-@pytest.mark.parametrize("task", ["CartPole-v1", "Pendulum-v1", "RubiksCube-v0", "CheetahRun-v1"])
-def test_two_runs_with_one_seed_are_bit_identical(task: str) -> None:
-    first, second, other = (session(config(task), seed) for seed in (1, 1, 2))
+@pytest.mark.parametrize(
+    ("task", "environment"),
+    [
+        ("CartPole-v1", {}),
+        ("Pendulum-v1", NORMALIZED),
+        ("RubiksCube-v0", {}),
+        ("CheetahRun-v1", NORMALIZED | {"num_groups": 2}),
+        ("Maze-v0", {}),
+        ("Pong-v5", {"num_envs": 2}),
+    ],
+)
+def test_two_runs_with_one_seed_are_bit_identical(task: str, environment: dict[str, Any]) -> None:
+    settings = config(task, environment, horizon=8 if task == "Pong-v5" else HORIZON)
+    first, second, other = (session(settings, seed) for seed in (1, 1, 2))
     metrics = [train(parts, 3) for parts in (first, second, other)]
     assert torch.equal(weights(first.ppo), weights(second.ppo))
     np.testing.assert_equal(metrics[0], metrics[1])
@@ -84,11 +117,12 @@ def test_each_seed_drives_its_own_random_numbers() -> None:
 
 
 def test_state_restores_a_learner_bit_for_bit() -> None:
-    parts = session(config())
+    settings = config(environment=NORMALIZED)
+    parts = session(settings)
     train(parts, 2)
     parts.collect()
     state = copy.deepcopy(parts.ppo.state_dict())
-    resumed = session(config(), seed=9).ppo
+    resumed = session(settings, seed=9).ppo
     resumed.load_state_dict(state)
     assert (resumed.num_updates, torch.equal(weights(resumed), weights(parts.ppo))) == (2, True)
     copied = copy.deepcopy(parts.storage)
@@ -108,8 +142,9 @@ def test_state_is_loaded_without_running_code(tmp_path: Any) -> None:
     assert torch.equal(weights(resumed), weights(parts.ppo))
 
 
-def test_whatever_dummy_rows_hold_changes_no_bit_of_an_update() -> None:
-    clean, poisoned = (session(config(), max_episode_steps=None) for _ in range(2))
+@pytest.mark.parametrize("environment", [{}, NORMALIZED | {"reward_scale": 0.5, "reward_clip": 2.0}])
+def test_whatever_dummy_rows_hold_changes_no_bit_of_an_update(environment: dict[str, Any]) -> None:
+    clean, poisoned = (session(config(environment=environment), max_episode_steps=None) for _ in range(2))
     metrics = []
     for parts in (clean, poisoned):
         train(parts, 2)
@@ -123,7 +158,8 @@ def test_whatever_dummy_rows_hold_changes_no_bit_of_an_update() -> None:
             assert not parts.storage.truncated.any()
         metrics.append(parts.ppo.update(parts.storage, 0.0))
     assert metrics[0] == metrics[1]
-    assert torch.equal(weights(clean.ppo), weights(poisoned.ppo))
+    for a, b in zip(*(tensors(parts.ppo.state_dict()) for parts in (clean, poisoned)), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_every_epoch_takes_each_valid_row_once_in_a_new_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +215,78 @@ def test_advantages_and_log_probabilities_are_those_of_the_policy_that_acted() -
     advantage_TN = gae(storage.reward, value_SN, *flags, gamma=core.gamma, gae_lambda=core.gae_lambda)
     torch.testing.assert_close(batch.advantage, advantage_TN.flatten(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(batch.log_prob, log_prob_TN.flatten())
+
+
+def test_passes_see_observations_as_the_policy_saw_them_when_it_acted() -> None:
+    parts = session(config("Pendulum-v1", NORMALIZED, num_epochs=1, num_minibatches=1))
+    metrics = train(parts, 3)  # in the only step of each update the policy is still the one that acted
+    assert [m.approx_kl for m in metrics] == pytest.approx([0.0] * 3, abs=1e-6)
+    normalizer = parts.ppo.network.encoder.normalizer
+    assert normalizer is not None
+    assert float(normalizer.moments.count) == 3 * HORIZON * NUM_ENVS
+
+
+def test_statistics_know_the_valid_observations_of_all_rollouts() -> None:
+    parts, seen = session(config(environment=NORMALIZED)), []
+    for _ in range(3):
+        parts.collect()
+        seen.append(parts.storage.obs[:-1][parts.storage.valid].clone())
+        parts.ppo.update(parts.storage, 0.0)
+    normalizer, rows = parts.ppo.network.encoder.normalizer, torch.cat(seen).double()
+    assert normalizer is not None
+    assert len(rows) < 3 * HORIZON * NUM_ENVS
+    torch.testing.assert_close(normalizer.moments.mean, rows.mean(0))
+    torch.testing.assert_close(normalizer.moments.variance, rows.var(0, correction=0))
+
+
+def test_critic_learns_scaled_and_cut_rewards_and_the_storage_keeps_them_as_paid() -> None:
+    environment = {"reward_scale": 0.1, "reward_clip": 0.5}
+    parts = session(config("Pendulum-v1", environment, gamma=0.0))
+    parts.collect()
+    batch, paid = parts.ppo._prepare(parts.storage), parts.storage.reward.flatten()
+    torch.testing.assert_close(batch.advantage + batch.value, (0.1 * paid).clamp(-0.5, 0.5))
+    assert paid.min() < -5.0
+
+
+def test_acting_deterministically_moves_no_statistic() -> None:
+    parts = session(config("Pendulum-v1", NORMALIZED))
+    train(parts, 1)
+    before = copy.deepcopy(parts.ppo.network.state_dict())
+    parts.ppo.act_deterministic(parts.env.reset())
+    assert all(torch.equal(before[name], value) for name, value in parts.ppo.network.state_dict().items())
+
+
+def test_squashed_policy_acts_within_the_bounds_and_learns() -> None:
+    parts = session(config("Pendulum-v1", architecture={"squash_actions": True, "init_log_std": 1.5}))
+    with torch.no_grad():
+        executed = parts.ppo.act(parts.storage, 0, slice(None))
+    torch.testing.assert_close(executed, 2.0 * parts.storage.action[0].tanh())
+    parts.collect()
+    assert parts.storage.action.abs().max() > 4.0
+    metrics = train(parts, 2)
+    assert np.isfinite([m.actor_loss for m in metrics]).all()
+    # the entropy of the executed action: at most that of a uniform one
+    assert all(m.entropy <= np.log(4.0) + 1e-3 for m in metrics)
+    assert np.abs(parts.ppo.act_deterministic(parts.env.reset())).max() <= 2.0
+
+
+def test_squashing_into_infinite_bounds_is_refused() -> None:
+    spec = make_vector_env("Pendulum-v1", 1, 0).spec
+    spec = spec._replace(action=spec.action._replace(high=np.array([np.inf])))
+    settings = config("Pendulum-v1", architecture={"squash_actions": True})
+    with pytest.raises(ConfigError, match=r"squash_actions: got true for Pendulum-v1, .*expected finite bounds"):
+        Ppo(spec, settings, Runtime(torch.device("cpu"), spawn_seeds(1)))
+
+
+def test_illegal_actions_are_never_taken() -> None:
+    parts = session(config("Minesweeper-v0"))
+    for _ in range(4):
+        parts.collect()  # the environments would refuse one
+        parts.ppo.update(parts.storage, 0.0)
+    mask = parts.storage.obs[:-1][..., parts.env.spec.obs.mask]
+    chosen = mask.gather(-1, parts.storage.action.unsqueeze(-1)).squeeze(-1)
+    assert chosen[parts.storage.valid].all()
+    assert not mask.all()
 
 
 def test_actions_are_sampled_from_the_policy() -> None:
@@ -283,23 +391,26 @@ class Mirror:
 
     def __init__(self, spec: EnvSpec, num_envs: int) -> None:
         self.spec, self.num_envs = spec, num_envs
+        self.groups = [(self, slice(0, num_envs))]
         self._draw = np.random.default_rng(0)
         self._valid = np.zeros(num_envs, bool)
 
-    def reset(self) -> NDArray[np.float32]:
+    def reset(self, out: NDArray[np.float32]) -> NDArray[np.float32]:
         self._valid[:] = False
-        self._wanted = self._draw.integers(0, 2, self.num_envs)
-        return np.eye(4, dtype=np.float32)[self._wanted]
+        return self._show(out)
 
-    def step(self, actions: NDArray[Any]) -> Step:
+    def send(self, actions: NDArray[Any]) -> None:
         self._valid = ~self._valid
-        reward = np.where(self._valid, actions == self._wanted, -100.0).astype(np.float32)
-        ended = self._valid.copy()
-        return Step(self._next_obs(), reward, ended, np.zeros_like(ended), ended.copy(), {})
+        self._reward = np.where(self._valid, actions == self._wanted, -100.0).astype(np.float32)
 
-    def _next_obs(self) -> NDArray[np.float32]:
+    def receive(self, out: NDArray[np.float32]) -> Step:
+        ended, no = self._valid.copy(), np.zeros_like(self._valid)
+        return Step(self._show(out), self._reward, ended, no, ended.copy(), self._reward, ended.copy(), {})
+
+    def _show(self, out: NDArray[np.float32]) -> NDArray[np.float32]:
         self._wanted = self._draw.integers(0, 2, self.num_envs)
-        return np.eye(4, dtype=np.float32)[self._wanted]
+        out[...] = np.eye(4, dtype=np.float32)[self._wanted]
+        return out
 
 
 @pytest.mark.parametrize("shared", [False, True])

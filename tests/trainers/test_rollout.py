@@ -21,9 +21,10 @@ class Alternating:
     def begin_rollout(self, storage: RolloutStorage) -> None:
         storage.extras["seen"].zero_()
 
-    def act(self, storage: RolloutStorage, t: int) -> None:
-        storage.extras["seen"][t] = storage.obs[t]
-        storage.action[t] = (torch.arange(storage.num_envs) + t) % 2
+    def act(self, storage: RolloutStorage, t: int, envs: slice) -> torch.Tensor:
+        storage.extras["seen"][t, envs] = storage.obs[t, envs]
+        storage.action[t, envs] = (torch.arange(storage.num_envs, device=storage.device)[envs] + t) % 2
+        return storage.action[t, envs]
 
 
 def cart_pole(**changes: Any) -> VectorEnv:
@@ -31,7 +32,7 @@ def cart_pole(**changes: Any) -> VectorEnv:
 
 
 def storage_for(env: VectorEnv, **changes: Any) -> RolloutStorage:
-    return RolloutStorage(env.spec, HORIZON, env.num_envs, extras={"seen": (env.spec.obs_size,)}, **changes)
+    return RolloutStorage(env.spec, HORIZON, env.num_envs, extras={"seen": env.spec.obs.shape}, **changes)
 
 
 def by_hand(num_steps: int) -> tuple[list[NDArray[np.float32]], list[NDArray[Any]], list[Step]]:
@@ -69,8 +70,9 @@ def test_dummy_at_the_seam_of_two_rollouts_is_known() -> None:
         def begin_rollout(self, storage: RolloutStorage) -> None:
             pass
 
-        def act(self, storage: RolloutStorage, t: int) -> None:
-            storage.action[t] = 0.0
+        def act(self, storage: RolloutStorage, t: int, envs: slice) -> torch.Tensor:
+            storage.action[t, envs] = 0.0
+            return storage.action[t, envs]
 
     statistics = EpisodeStatistics(2)
     assert collect(Still(), env, storage, statistics) == 8
@@ -90,6 +92,26 @@ def test_twins_on_the_host_change_nothing() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*rollouts, strict=True))
 
 
+def test_groups_that_step_in_turns_change_nothing() -> None:
+    rollouts = []
+    for num_groups in (1, 3):
+        env, statistics = cart_pole(num_groups=num_groups), EpisodeStatistics(NUM_ENVS)
+        storage = storage_for(env)
+        for _ in range(3):
+            collect(Alternating(), env, storage, statistics)
+        rollouts.append([*(getattr(storage, name) for name in NAMES), torch.tensor(statistics.returns)])
+    assert all(torch.equal(a, b) for a, b in zip(*rollouts, strict=True))
+
+
+def test_images_are_kept_as_bytes() -> None:
+    env = make_vector_env("Breakout-v5", 2, 0)
+    storage = RolloutStorage(env.spec, 3, 2, extras={"seen": env.spec.obs.shape})
+    collect(Alternating(), env, storage, EpisodeStatistics(2))
+    assert (storage.obs.dtype, storage.obs.shape) == (torch.uint8, (4, 2, 4, 84, 84))
+    assert torch.equal(storage.obs[:-1].float(), storage.extras["seen"])
+    assert storage.obs[-1].any()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_rollout_on_a_gpu_is_that_of_the_cpu() -> None:
@@ -106,29 +128,37 @@ def test_tensors_of_a_rollout_can_be_learnt_from() -> None:
     env = cart_pole()
     storage = storage_for(env)
     collect(Alternating(), env, storage, EpisodeStatistics(NUM_ENVS))
-    weight = torch.ones(env.spec.obs_size, requires_grad=True)
+    weight = torch.ones(env.spec.obs.shape, requires_grad=True)
     (storage.obs @ weight).square().sum().backward()  # tensors made in inference mode would be refused here
     assert weight.grad is not None
 
 
 class Replay:
-    """An environment that says what it is told to."""
+    """An environment of one group that says what it is told to."""
 
     def __init__(self, steps: list[Step]) -> None:
         self.spec, self.num_envs = cart_pole().spec, 2
+        self.groups = [(self, slice(0, 2))]
         self._steps = iter(steps)
 
-    def reset(self) -> NDArray[np.float32]:
-        return np.zeros((2, 4), np.float32)
+    def reset(self, out: NDArray[Any]) -> NDArray[np.float32]:
+        out[...] = 0.0
+        return out
 
-    def step(self, actions: NDArray[Any]) -> Step:
-        return next(self._steps)
+    def send(self, actions: NDArray[Any]) -> None:
+        pass
+
+    def receive(self, out: NDArray[Any]) -> Step:
+        step = next(self._steps)
+        out[...] = step.obs
+        return step
 
 
 def step(reward: tuple[float, float], valid: tuple[bool, bool] = (True, True), obs: float = 0.0) -> Step:
     no = np.zeros(2, bool)
     obs_NO = np.full((2, 4), obs, np.float32)
-    return Step(obs_NO, np.array(reward, np.float32), no, no.copy(), np.array(valid), {})
+    paid = np.array(reward, np.float32)
+    return Step(obs_NO, paid, no, no.copy(), np.array(valid), paid, no.copy(), {})
 
 
 def replay(*steps: Step) -> None:

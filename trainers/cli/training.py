@@ -65,4 +65,5 @@ def _make_env(config: RunConfig, seed: int) -> VectorEnv:
         num_threads=environment.num_threads,
         max_episode_steps=environment.max_episode_steps,
         options=environment.options,
+        num_groups=environment.num_groups,
     )

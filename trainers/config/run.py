@@ -61,6 +61,9 @@ class RunConfig(BaseModel):
         if core.total_timesteps < self.batch_size:
             rule = f"at least one batch, {self.batch_words}"
             raise impossible("training_core.total_timesteps", core.total_timesteps, rule)
+        if self.environment.num_envs % self.environment.num_groups:
+            rule = f"a divisor of num_envs, {self.environment.num_envs}"
+            raise impossible("environment.num_groups", self.environment.num_groups, rule)
         if evaluation.eval_interval > 0 and evaluation.num_eval_episodes == 0:
             rule = "at least 1 while eval_interval > 0; eval_interval 0 never evaluates"
             raise impossible("evaluation.num_eval_episodes", 0, rule)

@@ -53,6 +53,36 @@ class EnvironmentConfig(Section):
     max_episode_steps: int | None = Field(
         default=None, ge=1, description="Truncate episodes after so many steps; the task's own limit if not given."
     )
+    num_groups: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Groups of environments that step in turns, so that envpool's threads work on one while the policy "
+        "acts for another; must divide num_envs. Usual: 1, or 2 where a step takes longer than the policy.",
+    )
+    normalize_obs: bool = Field(
+        default=False,
+        description="Standardise observations by running statistics, saved with the model. Steadies tasks whose "
+        "observations have unlike scales (MuJoCo); images are left alone.",
+    )
+    normalize_reward: bool = Field(
+        default=False,
+        description="Divide rewards by the running deviation of the discounted return. Steadies tasks with large or "
+        "growing rewards; returns are reported as the task pays them.",
+    )
+    reward_scale: float = Field(
+        default=1.0,
+        gt=0,
+        le=1e6,
+        description="Multiply rewards, after normalisation. Lower where returns are in the thousands. "
+        "Usual: 0.01 to 1.",
+    )
+    reward_clip: float | None = Field(
+        default=None,
+        gt=0,
+        le=1e9,
+        description="Cut rewards at plus and minus this, after scaling. Usual: not given; 10 with normalize_reward.",
+    )
     options: dict[str, EnvOption] = Field(
         default_factory=dict, description="Further envpool settings of the task, as KEY VALUE pairs."
     )
@@ -180,7 +210,8 @@ class ArchitectureConfig(Section):
     hidden_sizes: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(
         default=(64, 64),
         max_length=16,
-        description="Width of each hidden layer. Wider fits and costs more. Usual: 64 64.",
+        description="Width of each hidden layer, behind the convolutions if the task shows images. Wider fits and "
+        "costs more. Usual: 64 64; 512 for images.",
     )
     activation: Literal["tanh", "relu", "elu", "gelu"] = Field(
         default="tanh",
@@ -189,6 +220,19 @@ class ArchitectureConfig(Section):
     shared: bool = Field(
         default=False,
         description="Policy and value share their layers, which move at actor_lr: cheaper, but the losses compete.",
+    )
+
+    init_log_std: float = Field(
+        default=0.0,
+        ge=-20,
+        le=5,
+        description="Where the log standard deviation of continuous actions starts. Lower explores less. "
+        "Usual: -2 to 0.",
+    )
+    squash_actions: bool = Field(
+        default=False,
+        description="Squash continuous actions into their bounds by tanh, and not cut them there: no exploration is "
+        "lost at the bounds, but extreme actions become rare.",
     )
 
 

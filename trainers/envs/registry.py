@@ -10,6 +10,8 @@ from typing import Any
 import envpool
 import psutil
 
+from trainers.envs.group import EnvGroup
+from trainers.envs.rendering import RENDERING_OPTIONS, require_rendering
 from trainers.envs.spec import read_spec
 from trainers.envs.vector import VectorEnv
 from trainers.errors import ConfigError, MissingError, TaskError
@@ -39,6 +41,7 @@ def make_vector_env(
     num_threads: int = 0,
     max_episode_steps: int | None = None,
     options: Mapping[str, Any] | None = None,
+    num_groups: int = 1,
 ) -> VectorEnv:
     """Build `num_envs` environments of one task.
 
@@ -46,32 +49,40 @@ def make_vector_env(
         task: envpool's name, for example `CartPole-v1`.
         num_envs: N.
         seed: environment i is seeded with seed + i; every reset goes on with its random numbers.
-        num_threads: envpool's worker threads; 0 chooses by the task's weight and the machine's cores.
+        num_threads: envpool's worker threads in each group; 0 chooses by the task's weight and the machine's cores.
         max_episode_steps: truncate episodes here, also where the task itself ignores it; None keeps the task's limit.
         options: further keys of envpool's configuration of this task.
+        num_groups: groups that step in turns; must divide num_envs.
 
     Raises:
         TaskError: there is no such task, or it cannot be trained on.
         ConfigError: a number or an option cannot be used.
         MissingError: the task needs a package that is not installed.
     """
-    _check_numbers(num_envs, seed, num_threads, max_episode_steps)
+    _check_numbers(num_envs, seed, num_threads, max_episode_steps, num_groups)
     family = _family(task)
     chosen = {**_cures(family), **(options or {})}
     _check_options(task, chosen)
     if max_episode_steps is not None:
         chosen["max_episode_steps"] = max_episode_steps
-    chosen |= {"num_envs": num_envs, "seed": seed, "num_threads": num_threads or _auto_threads(family, num_envs)}
-    env_spec = read_spec(task, _envpool_spec(task, chosen))
+    size = num_envs // num_groups
+    chosen |= {"num_envs": size, "num_threads": num_threads or _auto_threads(family, size)}
+    spec = read_spec(task, _envpool_spec(task, chosen))
+    require_rendering(task, options or {})
+    pools = [_make_pool(task, chosen | {"seed": first}) for first in range(seed, seed + num_envs, size)]
+    return VectorEnv([EnvGroup(pool, spec, size, max_episode_steps) for pool in pools], spec)
+
+
+def _make_pool(task: str, settings: Mapping[str, Any]) -> Any:
     with warnings.catch_warnings():
         # envpool builds its gymnasium spaces lazily, and gymnasium warns of their precision, which nobody asked for
         warnings.simplefilter("ignore")
-        pool = envpool.make_gymnasium(task, **chosen)
+        pool = envpool.make_gymnasium(task, **settings)
         _ = pool.observation_space, pool.action_space
-    return VectorEnv(pool, env_spec, num_envs, max_episode_steps)
+    return pool
 
 
-def _check_numbers(num_envs: int, seed: int, num_threads: int, max_episode_steps: int | None) -> None:
+def _check_numbers(num_envs: int, seed: int, num_threads: int, max_episode_steps: int | None, num_groups: int) -> None:
     largest_seed = _LARGEST_SEED - num_envs
     rules = [
         ("environment.num_envs", num_envs, num_envs >= 1, "at least 1"),
@@ -82,6 +93,12 @@ def _check_numbers(num_envs: int, seed: int, num_threads: int, max_episode_steps
             max_episode_steps,
             max_episode_steps is None or max_episode_steps >= 1,
             "1 or more",
+        ),
+        (
+            "environment.num_groups",
+            num_groups,
+            num_groups >= 1 and num_envs % num_groups == 0,
+            f"a divisor of num_envs, {num_envs}",
         ),
     ]
     for name, value, is_right, rule in rules:
@@ -106,7 +123,7 @@ def _cures(family: str) -> dict[str, Any]:
 
 
 def _check_options(task: str, options: Mapping[str, Any]) -> None:
-    known = set(_envpool_spec(task, {}).config._fields) - _FIXED - _OURS.keys()
+    known = (set(_envpool_spec(task, {}).config._fields) | RENDERING_OPTIONS) - _FIXED - _OURS.keys()
     for key in options:
         if key in _OURS:
             raise ConfigError(f"environment.options: got {key!r}; expected it as {_OURS[key]}. Move it there.")

@@ -5,7 +5,7 @@ parameters, K metrics of a gradient step.
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainers.config import PpoConfig
-from trainers.distributions import make_distribution
+from trainers.distributions import Distribution, make_distribution
 from trainers.envs import EnvSpec
-from trainers.errors import DivergenceError
+from trainers.errors import ConfigError, DivergenceError
 from trainers.networks import ActorCritic
+from trainers.normalize import RewardNormalizer
 from trainers.optim import FlatAdam, linear_anneal
 from trainers.ppo.losses import actor_loss, critic_loss, explained_variance, normalize
 from trainers.returns import gae
@@ -24,6 +25,9 @@ from trainers.rollout import RolloutStorage
 from trainers.runtime import Runtime
 
 __all__ = ["Ppo", "UpdateMetrics"]
+
+MOST_IMAGES: Final = 512
+"""Images that pass the network at once outside the minibatches: 60 MB of float32 input."""
 
 
 class UpdateMetrics(NamedTuple):
@@ -78,14 +82,17 @@ class Ppo:
         self.num_updates = 0
         self._spec, self._device = spec, runtime.device
         self._core, self._optimization = config.training_core, config.optimization
-        self._distribution = make_distribution(spec.action.kind, spec.action.sizes)
+        self._environment, architecture = config.environment, config.architecture
+        self._distribution = _make_distribution(spec, self._device, is_squashed=architecture.squash_actions)
         self.network = ActorCritic(
-            spec.obs_size,
+            spec.obs,
             self._distribution.num_outputs,
             num_free=self._distribution.num_free,
-            hidden_sizes=config.architecture.hidden_sizes,
-            activation=config.architecture.activation,
-            shared=config.architecture.shared,
+            free_init=architecture.init_log_std,
+            hidden_sizes=architecture.hidden_sizes,
+            activation=architecture.activation,
+            shared=architecture.shared,
+            normalizes_obs=config.environment.normalize_obs,
             generator=torch.Generator().manual_seed(runtime.seeds.network),
         ).to(self._device)
         self._optimizer = FlatAdam(
@@ -94,6 +101,7 @@ class Ppo:
             eps=self._optimization.adam_eps,
             max_grad_norm=self._optimization.max_grad_norm,
         )
+        self._reward_normalizer = RewardNormalizer(config.environment.num_envs, self._core.gamma).to(self._device)
         self._noise_generator = torch.Generator(self._device).manual_seed(runtime.seeds.policy)
         self._minibatch_generator = torch.Generator(self._device).manual_seed(runtime.seeds.minibatch)
 
@@ -109,17 +117,19 @@ class Ppo:
         """Draw the noise of every action of the rollout in one call."""
         self._distribution.draw_noise_(storage.extras["noise"], self._noise_generator)
 
-    def act(self, storage: RolloutStorage, t: int) -> None:
-        """Sample action t of every environment; no host sync."""
-        params_NP = self.network.policy(storage.obs[t])
-        storage.extras["params"][t] = params_NP
-        storage.action[t] = self._distribution.sample(params_NP, storage.extras["noise"][t])
+    def act(self, storage: RolloutStorage, t: int, envs: slice) -> Tensor:
+        """Sample action t of these environments; no host sync."""
+        params_NP = self.network.policy(storage.obs[t, envs])
+        action = self._distribution.sample(params_NP, storage.extras["noise"][t, envs])
+        storage.extras["params"][t, envs] = params_NP
+        storage.action[t, envs] = action
+        return self._distribution.to_env(action)
 
     @torch.inference_mode()
-    def act_deterministic(self, obs_NO: NDArray[np.float32]) -> NDArray[Any]:
+    def act_deterministic(self, obs_NO: NDArray[Any]) -> NDArray[Any]:
         """The most probable actions, for evaluation; draws no random numbers."""
         params_NP = self.network.policy(torch.from_numpy(obs_NO).to(self._device))
-        action: NDArray[Any] = self._distribution.mode(params_NP).cpu().numpy()
+        action: NDArray[Any] = self._distribution.to_env(self._distribution.mode(params_NP)).cpu().numpy()
         return action
 
     def update(self, storage: RolloutStorage, progress: float) -> UpdateMetrics:
@@ -138,6 +148,8 @@ class Ppo:
         rows_K = self._optimize(batch, storage.valid_index)
         valid = [rows.index_select(0, storage.valid_index) for rows in (batch.value, batch.advantage)]
         explained = explained_variance(valid[0], valid[0] + valid[1])
+        # only now: the passes must see observations as the policy saw them when it acted
+        self.network.encoder.observe(batch.obs.index_select(0, storage.valid_index))
         # the one host sync of an update
         values = torch.cat([torch.stack(rows_K).mean(0), explained.unsqueeze(0)]).tolist()
         self.num_updates += 1
@@ -150,6 +162,7 @@ class Ppo:
         return {
             "network": self.network.state_dict(),
             "optimizer": self._optimizer.state_dict(),
+            "reward_normalizer": self._reward_normalizer.state_dict(),
             "noise_generator": self._noise_generator.get_state(),
             "minibatch_generator": self._minibatch_generator.get_state(),
             "num_updates": self.num_updates,
@@ -159,6 +172,7 @@ class Ppo:
         """Continue from a `state_dict` of a learner with the same shapes."""
         self.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
+        self._reward_normalizer.load_state_dict(state["reward_normalizer"])
         self._noise_generator.set_state(state["noise_generator"].cpu())
         self._minibatch_generator.set_state(state["minibatch_generator"].cpu())
         self.num_updates = state["num_updates"]
@@ -172,9 +186,9 @@ class Ppo:
     @torch.no_grad()
     def _prepare(self, storage: RolloutStorage) -> _Batch:
         """Values once for all rows, advantages, and the behaviour policy's log-probabilities; flattened to [T * N]."""
-        value_SN = self.network.value(storage.obs.flatten(0, 1)).view(storage.horizon + 1, storage.num_envs)
+        value_SN = self._values(storage)
         advantage_TN = gae(
-            storage.reward,
+            self._scaled_rewards(storage),
             value_SN,
             storage.terminated,
             storage.truncated,
@@ -185,6 +199,25 @@ class Ppo:
         log_prob_TN, _ = self._distribution.log_prob_and_entropy(storage.extras["params"], storage.action)
         rows = (storage.obs[:-1], storage.action, log_prob_TN, advantage_TN, value_SN[:-1])
         return _Batch(*[row.flatten(0, 1) for row in rows])
+
+    def _values(self, storage: RolloutStorage) -> Tensor:
+        """V of every row [S, N], in pieces if they are images: their activations would fill the memory."""
+        rows = storage.obs.flatten(0, 1)
+        pieces = torch.split(rows, MOST_IMAGES if self._spec.obs.is_image else len(rows))
+        value = torch.cat([self.network.value(piece) for piece in pieces])
+        return value.view(storage.horizon + 1, storage.num_envs)
+
+    def _scaled_rewards(self, storage: RolloutStorage) -> Tensor:
+        """The rewards as the critic learns them."""
+        settings, reward_TN = self._environment, storage.reward
+        if settings.normalize_reward:
+            done_TN = storage.terminated | storage.truncated
+            reward_TN = self._reward_normalizer(reward_TN, done_TN, storage.valid)
+        if settings.reward_scale != 1.0:
+            reward_TN = reward_TN * settings.reward_scale
+        if settings.reward_clip is not None:
+            reward_TN = reward_TN.clamp(-settings.reward_clip, settings.reward_clip)
+        return reward_TN
 
     def _optimize(self, batch: _Batch, valid_index: Tensor) -> list[Tensor]:
         """Take the gradient steps of an update; returns the metrics of each, on the device."""
@@ -229,3 +262,16 @@ class Ppo:
                 f"update {self.num_updates}: got {', '.join(wrong)}; expected finite numbers. "
                 "Lower the learning rates or optimization.max_grad_norm, or scale the rewards."
             )
+
+
+def _make_distribution(spec: EnvSpec, device: torch.device, *, is_squashed: bool) -> Distribution:
+    action = spec.action
+    if not is_squashed or action.kind != "continuous":
+        return make_distribution(action.kind, action.sizes)
+    bounds = action.low.reshape(-1).tolist(), action.high.reshape(-1).tolist()
+    if not np.isfinite(bounds).all():
+        raise ConfigError(
+            f"architecture.squash_actions: got true for {spec.task}, whose actions lie in {bounds}; expected finite "
+            "bounds to squash them into. Set it to false."
+        )
+    return make_distribution(action.kind, action.sizes, bounds, device)

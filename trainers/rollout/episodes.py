@@ -44,10 +44,10 @@ class EpisodeStatistics:
         self._return_N = np.zeros(num_envs, np.float64)
         self._length_N = np.zeros(num_envs, np.int64)
 
-    def add(self, reward_TN: NDArray[Any], done_TN: NDArray[np.bool_], valid_TN: NDArray[np.bool_]) -> None:
+    def add(self, score_TN: NDArray[Any], finished_TN: NDArray[np.bool_], valid_TN: NDArray[np.bool_]) -> None:
         """Take in one rollout; dummy rows count for nothing."""
-        done_TN = done_TN & valid_TN
-        totals = np.where(valid_TN, reward_TN, 0.0).cumsum(0, np.float64) + self._return_N
+        done_TN = finished_TN & valid_TN
+        totals = np.where(valid_TN, score_TN, 0.0).cumsum(0, np.float64) + self._return_N
         steps = valid_TN.cumsum(0, np.int64) + self._length_N
         t, returns, self._return_N = _split_at(done_TN, totals)
         _, lengths, self._length_N = _split_at(done_TN, steps)

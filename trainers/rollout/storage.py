@@ -1,6 +1,6 @@
 """Where a rollout is kept: allocated once, written in place, read by every learner.
 
-Shapes: T horizon, N envs, S = T + 1 rows of observations, O observation size, A action dimensions.
+Shapes: T horizon, N envs, S = T + 1 rows of observations, ... one observation, A action dimensions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,9 +32,9 @@ class RolloutStorage:
         staged: keep twins; None does so wherever the device is not the CPU.
 
     Attributes:
-        obs: float32 [S, N, O]; row t is what action t was taken on, row T is what follows the rollout.
-        action: int64 [T, N] or [T, N, A], or float32 [T, N, A].
-        reward: float32 [T, N].
+        obs: float32 [S, N, O] or uint8 [S, N, ...]; row t is what action t was taken on, row T follows the rollout.
+        action: int64 [T, N] or [T, N, A], or float32 [T, N, A]; as the policy's distribution knows it.
+        reward: float32 [T, N], as the environments pay it.
         terminated, truncated: bool [T, N].
         valid: bool [T, N], false on dummy rows.
         valid_index: int64 [V], positions of the valid rows in the flattened [T * N].
@@ -57,16 +57,20 @@ class RolloutStorage:
         self._is_staged = self.device.type != "cpu" if staged is None else staged
         self._host: dict[str, Tensor] = {}
         rows = (horizon, num_envs)
-        action_dtype = torch.float32 if spec.action.kind == "continuous" else torch.int64
-        self.obs = self._allocate("obs", (horizon + 1, num_envs, spec.obs_size), torch.float32)
-        self.action = self._allocate("action", (*rows, *spec.action.shape), action_dtype)
+        self.obs = self._allocate(
+            "obs", (horizon + 1, num_envs, *spec.obs.shape), torch.uint8 if spec.obs.is_image else torch.float32
+        )
         self.reward = self._allocate("reward", rows, torch.float32)
         self.terminated = self._allocate("terminated", rows, torch.bool)
         self.truncated = self._allocate("truncated", rows, torch.bool)
         self.valid = self._allocate("valid", rows, torch.bool)
         self.valid_index = torch.arange(0, device=self.device)
+        action_dtype = torch.float32 if spec.action.kind == "continuous" else torch.int64
+        self.action = torch.zeros((*rows, *spec.action.shape), dtype=action_dtype, device=self.device)
         self.extras = {name: torch.zeros((*rows, *shape), device=self.device) for name, shape in (extras or {}).items()}
         self._array: dict[str, NDArray[Any]] = {name: twin.numpy() for name, twin in self._host.items()}
+        self._score, self._finished = np.zeros(rows, np.float32), np.zeros(rows, np.bool_)
+        self._executed = self._host_tensor((num_envs, *spec.action.shape), action_dtype)
         self._is_primed = False
 
     @property
@@ -76,23 +80,38 @@ class RolloutStorage:
 
     def begin(self, env: VectorEnv) -> None:
         """Put the observations that are due into row 0: the last of the previous rollout, or fresh ones."""
-        self._write_obs(0, self._array["obs"][-1] if self._is_primed else env.reset())
+        if self._is_primed:
+            self._array["obs"][0] = self._array["obs"][-1]
+        else:
+            env.reset(self._array["obs"][0])
+        self._send_obs(0, slice(None))
         self._is_primed = True
 
-    def host_action(self, t: int) -> NDArray[Any]:
-        """Row t of the actions for the environments: on a GPU the one host sync of a step."""
-        if self._is_staged:
-            self._host["action"][t].copy_(self.action[t])
-        row: NDArray[Any] = self._array["action"][t]
+    def obs_row(self, t: int, envs: slice) -> NDArray[Any]:
+        """Where these environments shall write observation t."""
+        row: NDArray[Any] = self._array["obs"][t, envs]
         return row
 
-    def record(self, t: int, step: Step) -> None:
-        """Write what action t led to."""
-        self._array["reward"][t] = step.reward
-        self._array["terminated"][t] = step.terminated
-        self._array["truncated"][t] = step.truncated
-        self._array["valid"][t] = step.valid
-        self._write_obs(t + 1, step.obs)
+    def host_action(self, action: Tensor, envs: slice) -> NDArray[Any]:
+        """What these environments shall execute, for them to read: on a GPU the one host sync of a step."""
+        if not self._is_staged:
+            array: NDArray[Any] = action.numpy()
+            return array
+        self._executed[envs].copy_(action, non_blocking=True)
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+        row: NDArray[Any] = self._executed.numpy()[envs]
+        return row
+
+    def record(self, t: int, envs: slice, step: Step) -> None:
+        """Write what action t led to; its observations stand in row t + 1 already."""
+        self._array["reward"][t, envs] = step.reward
+        self._array["terminated"][t, envs] = step.terminated
+        self._array["truncated"][t, envs] = step.truncated
+        self._array["valid"][t, envs] = step.valid
+        self._score[t, envs] = step.score
+        self._finished[t, envs] = step.finished
+        self._send_obs(t + 1, envs)
 
     def finish(self) -> None:
         """Check the rollout and send what is still on the host to the device.
@@ -101,7 +120,8 @@ class RolloutStorage:
             DivergenceError: an observation, or the reward of a valid row, is not finite.
         """
         self._check_finite("reward", np.where(self._array["valid"], self._array["reward"], 0.0))
-        self._check_finite("obs", self._array["obs"])
+        if self.obs.is_floating_point():
+            self._check_finite("obs", self._array["obs"])
         valid_index = torch.from_numpy(np.flatnonzero(self._array["valid"]))
         if self.device.type == "cuda":
             valid_index = valid_index.pin_memory()
@@ -111,18 +131,20 @@ class RolloutStorage:
                 getattr(self, name).copy_(self._host[name], non_blocking=True)
 
     def host_view(self) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
-        """Rewards, ends of episodes (of either kind) and valid rows, each [T, N], on the host."""
-        return self._array["reward"], self._array["terminated"] | self._array["truncated"], self._array["valid"]
+        """Scores, ends of episodes as the task's authors count them, and valid rows, each [T, N], on the host."""
+        return self._score, self._finished, self._array["valid"]
 
-    def _write_obs(self, row: int, obs: NDArray[np.float32]) -> None:
-        self._array["obs"][row] = obs
+    def _send_obs(self, row: int, envs: slice) -> None:
         if self._is_staged:
             # a row of the twin is not written again before the read-back of an action has waited for this copy
-            self.obs[row].copy_(self._host["obs"][row], non_blocking=True)
+            self.obs[row, envs].copy_(self._host["obs"][row, envs], non_blocking=True)
 
     def _allocate(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        self._host[name] = torch.zeros(shape, dtype=dtype, pin_memory=self.device.type == "cuda")
+        self._host[name] = self._host_tensor(shape, dtype)
         return self._host[name].to(self.device, copy=True) if self._is_staged else self._host[name]
+
+    def _host_tensor(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, pin_memory=self.device.type == "cuda")
 
     def _check_finite(self, name: str, rows: NDArray[Any]) -> None:
         wrong = ~np.isfinite(rows)
