@@ -105,7 +105,8 @@ def envpool_rate(config: PpoConfig, runtime: Runtime, seconds: float) -> float:
     """Steps per second of the bare pool, made and threaded as the trainer's is."""
     env = make_env(config, runtime)
     env.reset()
-    pool, actions = env._pool, env._actions._buffer.copy()
+    group, _ = env.groups[0]
+    pool, actions = group._pool, group._actions._buffer.copy()
     steps, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds:
         for _ in range(32):
@@ -135,7 +136,8 @@ def loop_rate(config: PpoConfig, runtime: Runtime, num_updates: int, tracer: Any
     algorithm, emitter, shares = Ppo(env.spec, config, runtime), Emitter("ppo", tracer), Shares()
     evaluator = Evaluator(config.evaluation, config.environment)
     train(algorithm, env, evaluator, Emitter("warm", tracer), 2)
-    shares.watch("env", env, "step")
+    for group, _ in env.groups:
+        shares.watch("env", group, "send", "receive")
     shares.watch("inference", algorithm, "begin_rollout", "act")
     shares.watch("learning", algorithm, "update")
     shares.watch("telemetry", emitter, "trainer", "actor", "misc", "evaluator")
