@@ -1,0 +1,42 @@
+"""CartPole: a pole on a cart, to be held upright by pushing left or right.
+
+Shapes: B batch; a state is the observation, (x, x', theta, theta').
+Source: Barto, Sutton and Anderson 1983; sail-sg/envpool, envpool/classic_control/cartpole.h.
+"""
+
+import math
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from trainers.simulators.observed import ObservedModel
+from trainers.simulators.protocol import Outcome
+
+__all__ = ["CartPole"]
+
+GRAVITY: Final = 9.8
+CART_MASS, POLE_MASS, HALF_LENGTH = 1.0, 0.1, 0.5
+TOTAL_MASS: Final = CART_MASS + POLE_MASS
+FORCE: Final = 10.0
+TIME_STEP: Final = 0.02
+MAX_POSITION: Final = 2.4
+MAX_ANGLE: Final = 12 * 2 * math.pi / 360
+
+
+class CartPole(ObservedModel):
+    """Actions 0 left, 1 right; reward 1 a step; ends when the pole leans or the cart leaves."""
+
+    def step(self, state_BS: Tensor, action: Tensor, noise_BZ: Tensor) -> Outcome:
+        """Integrate by Euler's rule, positions with the speeds of before."""
+        x, x_dot, theta, theta_dot = state_BS.unbind(-1)
+        force = (action * 2 - 1) * FORCE
+        cos, sin = theta.cos(), theta.sin()
+        push = (force + POLE_MASS * HALF_LENGTH * theta_dot.square() * sin) / TOTAL_MASS
+        inertia = HALF_LENGTH * (4.0 / 3.0 - POLE_MASS * cos.square() / TOTAL_MASS)
+        theta_acc = (GRAVITY * sin - cos * push) / inertia
+        x_acc = push - POLE_MASS * HALF_LENGTH * theta_acc * cos / TOTAL_MASS
+        x, x_dot = x + TIME_STEP * x_dot, x_dot + TIME_STEP * x_acc
+        theta, theta_dot = theta + TIME_STEP * theta_dot, theta_dot + TIME_STEP * theta_acc
+        terminated = (x.abs() > MAX_POSITION) | (theta.abs() > MAX_ANGLE)
+        return Outcome(torch.stack([x, x_dot, theta, theta_dot], -1), torch.ones_like(x), terminated)
