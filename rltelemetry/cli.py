@@ -5,6 +5,7 @@ missing, 130 interrupted.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -19,6 +20,7 @@ __all__ = ["main"]
 EXAMPLES: Final = """examples:
   rltelemetry up                 start an MLflow server here, and wait until it answers
   rltelemetry down               stop it
+  rltelemetry sync               send what waits on disk
 """
 LOG_TAIL: Final = 10
 """Lines of the server's output that are shown when it fails."""
@@ -74,6 +76,27 @@ def _down(options: argparse.Namespace) -> int:
     return 0
 
 
+def _sync(options: argparse.Namespace) -> int:
+    from rltelemetry.sync import sync  # loads httpx, which no other command needs
+
+    is_done = sync(
+        options.directory,
+        lambda line: print(line, flush=True),
+        os.environ,
+        tracking_uri=options.tracking_uri,
+        is_patient=options.wait,
+    )
+    return 0 if is_done else 1
+
+
+def _add_sync_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "directory", nargs="?", type=Path, metavar="DIR", help="where the data waits (default: the usual place)"
+    )
+    parser.add_argument("--tracking-uri", metavar="URI", help="the server to send to (default: the run's own)")
+    parser.add_argument("--wait", action="store_true", help="wait for a server that is down")
+
+
 def _down_command(options: argparse.Namespace) -> str:
     return f"rltelemetry down --directory {options.directory}" if options.directory else "rltelemetry down"
 
@@ -97,6 +120,9 @@ def _complain(text: str) -> None:
 COMMANDS: Final = {
     "up": _Command("start an MLflow server of your own, or find the one that runs", _up, _add_up_arguments),
     "down": _Command("stop it", _down, _add_directory),
+    "sync": _Command(
+        "send what ended runs have left on disk; exit code 1 if anything stays", _sync, _add_sync_arguments
+    ),
 }
 
 

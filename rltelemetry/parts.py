@@ -3,33 +3,31 @@
 All of it belongs to the worker thread once it runs, but for the queue, the spans and the console's own lock.
 """
 
-import asyncio
 import contextlib
 import importlib
-import importlib.util
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from opentelemetry.trace import Span
 
 from rltelemetry.clock import SystemClock
 from rltelemetry.endings import Status
+from rltelemetry.export import MlflowExport
 from rltelemetry.filtering import Filter
 from rltelemetry.handoff import CELL, Handoff, print_plainly
 from rltelemetry.labels import Labels, parse_labels
 from rltelemetry.notices import Notices
-from rltelemetry.run import Run
 from rltelemetry.settings import Resolved, Settings
 from rltelemetry.sinks.console import ConsoleSink, resolve_mode
-from rltelemetry.sinks.mlflow import Delivery, MlflowClient, MlflowSink, Spool, make_loop
+from rltelemetry.sinks.mlflow import make_loop
 from rltelemetry.sinks.otlp import OtlpSink, foreign_endpoint
 from rltelemetry.spans import SpanOpener, add_foreign_event
 from rltelemetry.stats import Stats
-from rltelemetry.system import SystemSampler
-from rltelemetry.types import Fields, MetricPoint, Origin, Sink
+from rltelemetry.types import Fields, Origin, Sink
 from rltelemetry.worker import Worker
 
 __all__ = ["Parts"]
@@ -64,7 +62,7 @@ class Parts:
         self._console = self._make_console(problems, environ)
         self._notices = Notices(self._console.write, self._clock)
         self.filter = self._make_filter(problems)
-        self._delivery = _MlflowParts(settings, origin, self._notices, self._clock) if _exports(settings) else None
+        self._export = MlflowExport(settings, origin, self._notices, self._clock) if _exports(settings) else None
         self._otlp = self._make_otlp(environ)
         tracer = self._otlp.tracer if self._otlp else None
         self.spans = SpanOpener(tracer, self.handoff, self._open_spans, settings.trace_interval_s)
@@ -80,50 +78,58 @@ class Parts:
     @property
     def run_id(self) -> str | None:
         """The id of the run; None until it is known."""
-        return self._delivery.run.run_id if self._delivery else None
+        return self._export.run.run_id if self._export else None
 
     @property
     def run_url(self) -> str | None:
         """The page of the run; None until it is known."""
-        return self._delivery.run.run_url if self._delivery else None
+        return self._export.run.run_url if self._export else None
+
+    @property
+    def spool_path(self) -> Path | None:
+        """Where unsent data lies: names this process to its forked children."""
+        return self._export.spool_path if self._export else None
 
     def wait_ready(self, timeout_s: float) -> bool:
         """Wait for the run."""
-        return self._delivery is not None and self._delivery.run.wait_ready(timeout_s)
+        return self._export is not None and self._export.run.wait_ready(timeout_s)
 
     def log_params(self, params: Mapping[str, str]) -> None:
         """Queue parameters; on the worker."""
-        if self._delivery:
-            self._delivery.run.log_params(params)
+        if self._export:
+            self._export.run.log_params(params)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Queue tags; on the worker."""
-        if self._delivery:
-            self._delivery.run.set_tags(tags)
+        if self._export:
+            self._export.run.set_tags(tags)
 
     def log_artifact(self, path: str, name: str) -> None:
         """Queue a file; on the worker."""
-        if self._delivery:
-            self._delivery.run.log_artifact(path, name)
+        if self._export:
+            self._export.run.log_artifact(path, name)
 
     def finish(self, status: Status, end_time_ms: int) -> None:
         """Queue the run's end; on the worker."""
-        if self._delivery:
-            self._delivery.run.finish(status, end_time_ms)
+        if self._export:
+            self._export.run.finish(status, end_time_ms)
 
     def stats(self) -> Stats:
         """Count what became of everything."""
-        events = Stats(self.worker.events_processed, dict(self.worker.events_dropped))
-        if self._delivery is None:
-            return events
-        points = self._delivery.sink.counts()
+        events, dropped = self.worker.events_processed, dict(self.worker.events_dropped)
+        if self._export is None:
+            return Stats(events, dropped)
+        points, spans = self._export.points.counts(), self._export.spans.counts()
         return Stats(
-            events.events_processed,
-            events.events_dropped,
+            events,
+            dropped,
             points.extracted,
             points.sent,
             points.kept,
-            dict(points.dropped),
+            points.dropped,
+            spans.sent,
+            spans.kept,
+            spans.dropped,
         )
 
     def close(self, deadline: float) -> None:
@@ -132,7 +138,7 @@ class Parts:
         self.worker.close(max(0.0, deadline - share - time.monotonic()))
         if self._otlp is not None:
             self._otlp.close(max(0.0, deadline - share - time.monotonic()))
-        if self._delivery is not None:
+        if self._export is not None:
             self._notices.info(self._last_line())
         CELL.fallback = self._after_close
         self._console.close(max(share, deadline - time.monotonic()))
@@ -144,10 +150,9 @@ class Parts:
             print_plainly(level, logger, event, fields)
 
     def _last_line(self) -> str:
-        stats = self.stats()
-        line = f"telemetry closed; {stats}"
-        if stats.points_kept and self._delivery is not None:
-            line += f"; what is kept lies in {self._delivery.spool.path}"
+        line = f"telemetry closed; {self.stats()}"
+        if self._export is not None and (kept := self._export.describe_kept()):
+            line += f"; {kept}"
         return line
 
     def _make_console(self, problems: list[str], environ: Mapping[str, str]) -> ConsoleSink:
@@ -167,14 +172,14 @@ class Parts:
         return chosen
 
     def _make_otlp(self, environ: Mapping[str, str]) -> OtlpSink | None:
-        settings, mlflow = self._settings, self._delivery
+        settings, mlflow = self._settings, self._export
         if not settings.traces or (mlflow is None and not foreign_endpoint(environ)):
             return None
         deliver = mlflow.sink.add_traces if mlflow else None
         return OtlpSink(settings.service_name, deliver, lambda: self.run_id, self._open_spans, environ)
 
     def _make_worker(self) -> Worker:
-        mlflow = self._delivery
+        mlflow = self._export
         sinks: list[Sink] = [self._console]
         if self._otlp is not None:
             sinks.append(self._otlp)
@@ -188,7 +193,7 @@ class Parts:
             background=mlflow.background if mlflow else [],
             notices=self._notices,
             make_loop=make_loop,
-            on_loop_lost=mlflow.client.forget_loop if mlflow else _nothing,
+            on_loop_lost=mlflow.forget_loop if mlflow else _nothing,
         )
 
     def _say_what_is_hidden(self, resolved: Resolved) -> None:
@@ -198,43 +203,6 @@ class Parts:
         if reason is not None and source is not None:
             value = resolved.settings.log_filter or resolved.settings.log_level
             self._notices.once("hidden", f"{source}={value} hides metrics: {reason}; they are not exported either")
-
-
-class _MlflowParts:
-    """Everything that ends in MLflow: spool, client, run, sink, delivery, and the sampler that feeds it."""
-
-    def __init__(self, settings: Settings, origin: Origin, notices: Notices, clock: SystemClock) -> None:
-        self._settings = settings
-        self._clock = clock
-        self._origin = origin
-        self.spool = Spool.open(settings, notices, clock, client_uuid=origin.client_uuid)
-        self.client = MlflowClient(settings)
-        self.run = Run(
-            settings, self.spool, self.client, notices, clock, origin.client_uuid, origin.run_id, origin.is_child
-        )
-        self.delivery = Delivery(settings, self.spool, self.client, self.run, notices, clock)
-        self.sink = MlflowSink(settings, self.spool, self.delivery, notices)
-        self.background: list[Callable[[], Awaitable[None]]] = [self.run.start, self.delivery.run]
-        if settings.system_metrics and not origin.is_child and importlib.util.find_spec("psutil"):
-            self.background.append(self._sample_system)
-
-    async def drain(self, deadline: float) -> None:
-        """Send what can be sent before `deadline`."""
-        await self.delivery.drain(deadline)
-
-    async def close(self) -> None:
-        """Give the connection and the spool back; an empty spool goes."""
-        await self.client.close()
-        self.spool.close(is_done=True)
-
-    async def _sample_system(self) -> None:
-        sampler = SystemSampler()
-        step = 0
-        while True:
-            await asyncio.sleep(self._settings.system_metrics_interval_s)
-            now_ms = self._clock.time_ns() // 1_000_000
-            self.sink.add_points([MetricPoint(key, value, step, now_ms) for key, value in sampler.sample().items()])
-            step += 1
 
 
 def _preload() -> None:

@@ -6,6 +6,7 @@ first event that it logs, into the same run.
 """
 
 import os
+import sys
 import threading
 import time
 import uuid
@@ -71,7 +72,7 @@ class Telemetry:
 
     def __init__(self, resolved: Resolved) -> None:
         self._resolved = resolved
-        self._origin = Origin(client_uuid=str(uuid.uuid4()), run_id=None, is_child=False)
+        self._origin = Origin(resolved.settings.client_uuid or str(uuid.uuid4()), is_child=_is_worker(resolved))
         self._parts: Parts | None = None
         self._is_closed = False
         self._lock = threading.RLock()  # a signal handler may close while the main thread is closing
@@ -81,6 +82,11 @@ class Telemetry:
     def run_id(self) -> str | None:
         """The id of the MLflow run; None until it is known."""
         return self._parts.run_id if self._parts else self._origin.run_id
+
+    @property
+    def client_uuid(self) -> str:
+        """This client's own name for the run, known at once: `configure(client_uuid=...)` goes on in the same run."""
+        return self._origin.client_uuid
 
     @property
     def run_url(self) -> str | None:
@@ -146,8 +152,10 @@ class Telemetry:
         """Forget the parent's parts, in a forked child; they are kept, so that nothing of the parent's is closed."""
         self._inherited = self._parts
         self._lock = threading.RLock()
-        known = self._parts.run_id if self._parts else None
-        self._origin = self._origin._replace(run_id=known or self._origin.run_id, is_child=True)
+        run_id, spool = self._origin.run_id, self._origin.spool
+        if self._parts is not None:
+            run_id, spool = self._parts.run_id or run_id, self._parts.spool_path or spool
+        self._origin = Origin(self._origin.client_uuid, run_id, is_child=True, spool=spool)
         self._parts = None
 
     def open_in_child(self) -> Handoff | None:
@@ -228,6 +236,13 @@ def _point_structlog_here() -> None:
         logger_factory=channel,
         cache_logger_on_first_use=True,
     )
+
+
+def _is_worker(resolved: Resolved) -> bool:
+    """Whether this is a process that multiprocessing has started, in a run that it was given: its parent's to end."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    is_worker = multiprocessing is not None and multiprocessing.parent_process() is not None
+    return is_worker and resolved.settings.run_id is not None
 
 
 def _flatten(params: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

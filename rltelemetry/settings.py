@@ -51,6 +51,11 @@ class Settings(BaseModel):
     experiment_id: str | None = Field(None, description="MLflow experiment; '0' if neither id nor name is given.")
     experiment_name: str | None = Field(None, description="MLflow experiment by name; created if it is missing.")
     run_id: str | None = Field(None, description="Log into this MLflow run; a new one is created otherwise.")
+    client_uuid: str | None = Field(
+        None,
+        pattern=r"^[0-9A-Za-z-]{8,64}$",
+        description="This client's own name for the run: a program that gives it again goes on in that run.",
+    )
     run_name: str | None = Field(None, description="Name of a new run; MLflow invents one otherwise.")
     tags: dict[str, str] = Field(default_factory=dict, description="Tags of the run.")
     system_metrics: bool = Field(True, description="Sample CPU, memory, disk, network, GPU (needs psutil).")

@@ -20,6 +20,9 @@ class Stats:
         points_sent: points that MLflow has confirmed.
         points_kept: points that wait in the spool.
         points_dropped: points that can never be sent, by reason.
+        spans_sent: spans that MLflow has confirmed.
+        spans_kept: spans that wait in the spool.
+        spans_dropped: spans that can never be sent, by reason.
     """
 
     events_processed: int = 0
@@ -28,6 +31,9 @@ class Stats:
     points_sent: int = 0
     points_kept: int = 0
     points_dropped: Mapping[str, int] = field(default_factory=dict)
+    spans_sent: int = 0
+    spans_kept: int = 0
+    spans_dropped: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def events_emitted(self) -> int:
@@ -36,10 +42,13 @@ class Stats:
 
     def __str__(self) -> str:
         """One line for the end of a run."""
-        return (
+        line = (
             f"events: {self.events_processed} processed, {_total(self.events_dropped)} dropped; "
             f"points: {self.points_sent} sent, {self.points_kept} kept, {_total(self.points_dropped)} dropped"
         )
+        if self.spans_sent or self.spans_kept or self.spans_dropped:
+            line += f"; spans: {self.spans_sent} sent, {self.spans_kept} kept, {_total(self.spans_dropped)} dropped"
+        return line
 
 
 def _total(by_reason: Mapping[str, int]) -> str:

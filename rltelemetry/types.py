@@ -1,6 +1,7 @@
 """The values that travel through the pipeline, and the protocol of the places where they end."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from rltelemetry.schema import Category
@@ -21,11 +22,19 @@ class MetricPoint(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Where a pipeline comes from: a forked child logs into its parent's run and leaves the run's life to it."""
+    """Where a pipeline comes from: a forked child logs into its parent's run and leaves the run's life to it.
+
+    Attributes:
+        client_uuid: this client's name for the run.
+        run_id: the run, as far as the parent knew it.
+        is_child: whether this is a forked child's pipeline.
+        spool: the parent's spool, where it lies on disk.
+    """
 
     client_uuid: str
-    run_id: str | None
-    is_child: bool
+    run_id: str | None = None
+    is_child: bool = False
+    spool: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,11 +51,11 @@ class SpanSink(Sink, Protocol):
 class Deliverer(Protocol):
     """What sends the data that the sinks have put aside."""
 
-    async def drain(self, deadline: float) -> None:
-        """Send what can be sent before `deadline` (monotonic seconds)."""
+    async def drain(self, deadline: float) -> bool:
+        """Send everything that waits; says whether that was reached before `deadline` (monotonic seconds)."""
 
-    async def close(self) -> None:
-        """Give connections and files back; nothing is sent after this."""
+    async def finish(self, deadline: float) -> None:
+        """Send what can be sent before `deadline`, and give connections and files back."""
 
 
 class Worker:
@@ -94,6 +94,7 @@ class Worker:
         self._make_loop = make_loop
         self._on_loop_lost = on_loop_lost
         self._closing_at: float | None = None
+        self._flushes: set[_Flush] = set()
         self._last_event_at = time.monotonic()
         self._thread = threading.Thread(target=self._main, name="rltelemetry", daemon=True)
 
@@ -107,22 +108,28 @@ class Worker:
         self._thread.start()
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until everything logged before this call was offered to its destination; False on time-out."""
-        done = threading.Event()
-        deadline = time.monotonic() + timeout_s
-        self._handoff.put_unbounded(Call(lambda: self._start_flush(deadline, done)))
+        """Wait until everything logged before this call has reached its destination; False if it has not."""
+        flush = _Flush(time.monotonic() + timeout_s)
+        self._put_flush(flush)
         self._handoff.wake()
-        return done.wait(timeout_s)
+        return flush.done.wait(timeout_s) and flush.is_complete
 
     def close(self, timeout_s: float) -> bool:
         """Process what waits, send what can be sent, end the thread; False if it did not end in time."""
         self._closing_at = time.monotonic() + timeout_s
         self._handoff.wake()
         self._thread.join(timeout_s + 0.1)
-        self._count_drops()
-        if leftover := sum(type(item) is tuple for item in tuple(self._handoff.queue)):
-            self.events_dropped["late"] += leftover
+        self._count_leftovers()
         return not self._thread.is_alive()
+
+    def _count_leftovers(self) -> None:
+        """Count what nobody will process: taken off one by one, so that a worker that still lives counts none twice."""
+        self._count_drops()
+        queue = self._handoff.queue
+        while queue:
+            with contextlib.suppress(IndexError):
+                if type(queue.popleft()) is tuple:
+                    self.events_dropped["late"] += 1
 
     def _main(self) -> None:
         while True:
@@ -135,6 +142,8 @@ class Worker:
                 if self._closing_at is not None:
                     return
                 self._on_loop_lost()
+                for flush in list(self._flushes):
+                    self._put_flush(flush)
                 time.sleep(RESTART_S)
             finally:
                 self._handoff.wake = _nothing
@@ -162,8 +171,7 @@ class Worker:
             self._commit()
             self._spans.begin_close()
         if self._delivery is not None:
-            await self._delivery.drain(deadline)
-            await self._delivery.close()
+            await self._delivery.finish(deadline)
 
     async def _drain(self) -> None:
         """Take everything off the queue that is on it now, in pieces that leave the loop alive."""
@@ -172,11 +180,12 @@ class Worker:
         if waiting:
             self._last_event_at = time.monotonic()
         while waiting > 0:
-            for _ in range(min(waiting, CHUNK)):
+            for _ in range(min(waiting, CHUNK, len(queue))):
                 self._take(queue.popleft())
             waiting -= CHUNK
             self._commit()
             await asyncio.sleep(0)
+        self._commit()  # what came another way: system metrics, spans ended by hand
         self._count_drops()
 
     def _take(self, item: object) -> None:
@@ -190,9 +199,11 @@ class Worker:
                 self._spans.end_span(item)
             elif isinstance(item, Call):
                 item.run()
-        except Exception as error:
+        except BaseException as error:
             if type(item) is tuple:
                 self.events_dropped["processor"] += 1
+            if not isinstance(error, Exception):
+                raise  # ends the loop, which is started again
             self._notices.warn("record", f"an event could not be processed and was dropped: {error!r}")
 
     def _fan_out(self, record: Record) -> None:
@@ -225,15 +236,20 @@ class Worker:
         self._woken.clear()
         timer.cancel()
 
-    def _start_flush(self, deadline: float, done: threading.Event) -> None:
-        task = asyncio.get_running_loop().create_task(self._flush(deadline, done))
-        task.add_done_callback(lambda _task: done.set())
+    def _put_flush(self, flush: "_Flush") -> None:
+        self._flushes.add(flush)
+        self._handoff.put_unbounded(Call(lambda: self._start_flush(flush)))
 
-    async def _flush(self, deadline: float, done: threading.Event) -> None:
-        self._commit()
-        if self._delivery is not None:
-            await self._delivery.drain(deadline)
-        done.set()
+    def _start_flush(self, flush: "_Flush") -> None:
+        flush.task = asyncio.get_running_loop().create_task(self._flush(flush))
+
+    async def _flush(self, flush: "_Flush") -> None:
+        try:
+            self._commit()
+            flush.is_complete = self._delivery is None or await self._delivery.drain(flush.deadline)
+        finally:
+            self._flushes.discard(flush)
+            flush.done.set()
 
     async def _supervise(self, start: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -243,6 +259,16 @@ class Worker:
             except Exception as error:
                 self._notices.warn(f"task {start}", f"a telemetry task failed and was started again: {error!r}")
                 await asyncio.sleep(RESTART_S)
+
+
+class _Flush:
+    """Somebody who waits for what was logged before."""
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.done = threading.Event()
+        self.task: asyncio.Task[None] | None = None  # the loop itself keeps weak references only
+        self.is_complete = False
 
 
 def _wake(loop: asyncio.AbstractEventLoop, woken: asyncio.Event) -> None:

@@ -9,68 +9,11 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from programs import PREAMBLE, assert_all_arrived, run_script, steps_of
 
 from rltelemetry.testing import FakeMlflow, ToxicProxy
-
-EVENTS = 200
-
-PREAMBLE = f"""
-import os, sys, time, signal, threading
-import structlog, rltelemetry
-log = structlog.get_logger("script")
-def emit(count={EVENTS}, start=0):
-    for index in range(start, start + count):
-        log.info("train", category="TRAINER", loss=float(index), timesteps=index)
-def configure(exit_timeout_s=20.0, **fields):
-    return rltelemetry.configure(
-        console="json", system_metrics=False, traces=False, exit_timeout_s=exit_timeout_s, **fields
-    )
-"""
-
-
-class Ended(NamedTuple):
-    code: int
-    output: str
-    seconds: float
-
-
-def run_script(body: str, uri: str, *, kill: signal.Signals | None = None, timeout_s: float = 30.0) -> Ended:
-    """Run a script to its end; with `kill`, send that signal once it has printed `ready`."""
-    environ = {**os.environ, "MLFLOW_TRACKING_URI": uri, "PYTHONWARNINGS": "ignore::DeprecationWarning"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", PREAMBLE + textwrap.dedent(body)],
-        env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        output = ""
-        if kill is not None:
-            while "ready" not in output:
-                line = process.stdout.readline()
-                assert line, f"the script ended early: {output}"
-                output += line
-            process.send_signal(kill)
-        start = time.monotonic()
-        output += process.communicate(timeout=timeout_s)[0]
-        return Ended(process.returncode, output, time.monotonic() - start)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def steps_of(server: FakeMlflow, run_id: str) -> list[int]:
-    return sorted(point.step for point in server.points(run_id, "trainer/loss"))
-
-
-def assert_all_arrived(server: FakeMlflow, status: str, count: int = EVENTS) -> None:
-    (run,) = server.runs()
-    assert steps_of(server, run.run_id) == list(range(count))
-    assert run.status == status
-    assert run.end_time_ms is not None
 
 
 @pytest.mark.parametrize(
@@ -167,7 +110,7 @@ def test_cold_connection_to_localhost_works_from_an_exit_hook(fake_mlflow: FakeM
     body = """
     telemetry = configure()
     telemetry.wait_ready(10)
-    telemetry._parts._delivery.client._http = None   # as after MLflow has closed the idle connection
+    telemetry._parts._export._client._http = None   # as after MLflow has closed the idle connection
     emit()
     """
     assert run_script(body, f"http://localhost:{fake_mlflow.port}").code == 0

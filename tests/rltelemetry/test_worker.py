@@ -52,9 +52,13 @@ class Delivery:
         self.deadlines: list[float] = []
         self._takes_s = takes_s
 
-    async def drain(self, deadline: float) -> None:
+    async def drain(self, deadline: float) -> bool:
         self.deadlines.append(deadline)
         await asyncio.sleep(self._takes_s)
+        return True
+
+    async def finish(self, deadline: float) -> None:
+        await self.drain(deadline)
 
 
 class Bench:

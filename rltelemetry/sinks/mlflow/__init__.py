@@ -1,20 +1,31 @@
 """The MLflow sink: points and traces -> spool (sqlite) -> client (httpx)."""
 
+from rltelemetry.sinks.mlflow.alarm import Alarm
+from rltelemetry.sinks.mlflow.backoff import Breaker, Patience
 from rltelemetry.sinks.mlflow.client import MlflowClient
-from rltelemetry.sinks.mlflow.delivery import Delivery, RunIdentity
+from rltelemetry.sinks.mlflow.delivery import Delivery
+from rltelemetry.sinks.mlflow.lane import FOREVER
+from rltelemetry.sinks.mlflow.ledger import Counts, Ledger
 from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict
 from rltelemetry.sinks.mlflow.resolver import make_loop
-from rltelemetry.sinks.mlflow.sink import MlflowSink, PointCounts
+from rltelemetry.sinks.mlflow.sink import MlflowSink
 from rltelemetry.sinks.mlflow.spool import Spool
+from rltelemetry.sinks.mlflow.storage import SpoolFile, default_directory
 
 __all__ = [
+    "FOREVER",
+    "Alarm",
+    "Breaker",
+    "Counts",
     "Delivery",
+    "Ledger",
     "MlflowClient",
     "MlflowSink",
     "Outcome",
-    "PointCounts",
-    "RunIdentity",
+    "Patience",
     "Spool",
+    "SpoolFile",
     "Verdict",
+    "default_directory",
     "make_loop",
 ]

@@ -9,7 +9,9 @@ from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict
 __all__ = ["Breaker", "Patience"]
 
 FIRST_BACKOFF_S: Final = 0.5
-MAX_BACKOFF_S: Final = 30.0
+MAX_BACKOFF_S: Final = 10.0
+"""Whoever restarts a tunnel looks at the page: a probe costs nothing, waiting for it does."""
+
 MIN_BACKOFF_S: Final = 0.05
 
 HELD_S: Final = 15.0
@@ -32,11 +34,20 @@ class Breaker:
         attempts: failures in a row before the server counts as down.
         clock: the time source.
         jitter: spreads retries, so that a hundred runs do not come back at once.
+        max_backoff_s: the longest pause that is not the server's wish.
+
+    Attributes:
+        failures: how many there were in a row.
+        is_held: whether the last of them waits for a person.
     """
 
-    def __init__(self, attempts: int, clock: Clock, jitter: random.Random) -> None:
+    def __init__(
+        self, attempts: int, clock: Clock, jitter: random.Random, max_backoff_s: float = MAX_BACKOFF_S
+    ) -> None:
         self.failures = 0
+        self.is_held = False
         self._attempts = attempts
+        self._max_backoff_s = max_backoff_s
         self._clock = clock
         self._jitter = jitter
         self._pause_until = self._floor_until = clock.monotonic()
@@ -59,13 +70,14 @@ class Breaker:
         """Note a failure."""
         self.failures += 1
         now = self._clock.monotonic()
-        is_held = outcome.verdict is Verdict.HELD
-        self._pause_until = now + (HELD_S if is_held else self._backoff_s())
-        self._floor_until = now + max(outcome.retry_after_s, HELD_FLOOR_S if is_held else 0.0)
+        self.is_held = outcome.verdict is Verdict.HELD
+        self._pause_until = now + (HELD_S if self.is_held else self._backoff_s())
+        self._floor_until = now + max(outcome.retry_after_s, HELD_FLOOR_S if self.is_held else 0.0)
 
     def succeed(self) -> None:
         """Note a success."""
         self.failures = 0
+        self.is_held = False
         self.forgive()
         self._floor_until = self._clock.monotonic()
 
@@ -74,7 +86,7 @@ class Breaker:
         self._pause_until = self._clock.monotonic()
 
     def _backoff_s(self) -> float:
-        ceiling_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(self.failures - 1, 10))
+        ceiling_s = min(self._max_backoff_s, FIRST_BACKOFF_S * 2.0 ** min(self.failures - 1, 10))
         return max(MIN_BACKOFF_S, self._jitter.uniform(0.0, ceiling_s))
 
 

@@ -9,7 +9,7 @@ import contextlib
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 from rltelemetry.clock import Clock
 from rltelemetry.notices import Notices
@@ -18,6 +18,8 @@ from rltelemetry.sinks.mlflow.storage import Durability, SpoolFile, connect_disk
 __all__ = ["MEMORY_BYTES", "Database"]
 
 T = TypeVar("T")
+Fate = Literal["keep", "remove", "aside"]
+"""What becomes of the file at the end: it still holds something to send, nothing, or only what nobody takes."""
 
 MEMORY_BYTES: Final = 64 << 20
 """Most that may wait in memory."""
@@ -94,16 +96,23 @@ class Database:
                 self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         elif not self._is_on_disk and now >= self._return_at:
             self._return_at = now + RETURN_S
-            if self._go_to_disk(self._file):
-                self._notices.info(f"the spool is on disk again: {self._file.path}")
+            self.return_to_disk()
 
-    def close(self, *, remove: bool) -> None:
-        """Close, and give the file up; twice is harmless."""
+    def return_to_disk(self) -> None:
+        """Try the disk again, if there is one and the data is in memory."""
+        if self._file is not None and not self._is_on_disk and self._go_to_disk(self._file):
+            self._notices.info(f"the spool is on disk again: {self._file.path}")
+
+    def close(self, fate: Fate) -> Path | None:
+        """Close, and give the file up; twice is harmless. Returns where it is when it was put aside."""
         self._is_closed = True
         with contextlib.suppress(sqlite3.Error):
             self._db.close()
-        if self._file is not None:
-            self._file.release(remove=remove and not self.has_left_behind)
+        if self._file is None:
+            return None
+        aside = self._file.put_aside("refused") if fate == "aside" and self._is_on_disk else None
+        self._file.release(remove=fate != "keep" and not self.has_left_behind)
+        return aside
 
     def _leave_disk(self, error: sqlite3.DatabaseError) -> None:
         """Carry on in memory. What stays in the file may be sent again by a later `sync`: that is harmless."""
@@ -116,7 +125,7 @@ class Database:
             _copy(self._db, memory, ["meta"] if self.has_left_behind else list(TABLES))
         with contextlib.suppress(sqlite3.Error):
             self._db.close()
-        where = self._file.quarantine() if is_damaged else self._file.path
+        where = self._file.put_aside("damaged") if is_damaged else self._file.path
         self._notices.once(
             "spool disk",
             f"the spool cannot be used on disk ({error}): {where}. Unsent data is kept in memory until it can; "
@@ -154,7 +163,7 @@ class Database:
         except sqlite3.OperationalError:
             raise
         except sqlite3.DatabaseError as error:
-            aside = file.quarantine()
+            aside = file.put_aside("damaged")
             self._notices.once(f"spool {aside}", f"a spool cannot be read ({error}); it was put aside: {aside}")
             return connect_disk(file, self._durability)
 

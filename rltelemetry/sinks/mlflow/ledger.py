@@ -1,6 +1,6 @@
-"""The account of metric points: extracted = sent + kept + dropped, at every moment and as seen from any thread.
+"""The account of points, or of spans: extracted = sent + kept + dropped, at every moment and as seen from any thread.
 
-Each movement of points is one step under a lock, so that `counts` never sees half of one.
+Each movement is one step under a lock, so that `counts` never sees half of one.
 """
 
 import threading
@@ -8,18 +8,18 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Ledger", "PointCounts"]
+__all__ = ["Counts", "Ledger"]
 
 
 @dataclass(frozen=True)
-class PointCounts:
-    """What became of the points so far.
+class Counts:
+    """What became of everything so far.
 
     Attributes:
-        extracted: points that events, or the system, gave.
-        sent: points that the server has confirmed.
-        kept: points that wait.
-        dropped: points that will never be sent, by reason.
+        extracted: what events, spans or the system gave.
+        sent: what the server has confirmed.
+        kept: what waits.
+        dropped: what will never be sent, by reason.
     """
 
     extracted: int = 0
@@ -29,7 +29,7 @@ class PointCounts:
 
 
 class Ledger:
-    """Moves points from one column to another. The worker writes, any thread reads."""
+    """Moves items from one column to another. The worker writes, any thread reads."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # a signal handler may read while the main thread does
@@ -37,36 +37,36 @@ class Ledger:
         self._dropped: Counter[str] = Counter()
 
     def extract(self, count: int) -> None:
-        """Take points in: they wait from here on."""
+        """Take items in: they wait from here on."""
         with self._lock:
             self._extracted += count
             self._kept += count
 
     def refuse(self, reason: str) -> None:
-        """Take a point in that can never be sent."""
+        """Take an item in that can never be sent."""
         with self._lock:
             self._extracted += 1
             self._dropped[reason] += 1
 
     def send(self, count: int) -> None:
-        """Let points go that the server has confirmed."""
+        """Let items go that the server has confirmed."""
         with self._lock:
             self._kept -= count
             self._sent += count
 
     def drop(self, reason: str, count: int) -> None:
-        """Let points go that are lost."""
+        """Let items go that are lost."""
         if count:
             with self._lock:
                 self._kept -= count
                 self._dropped[reason] += count
 
     def dropped(self, reason: str) -> int:
-        """How many points were lost for a reason."""
+        """How many items were lost for a reason."""
         with self._lock:
             return self._dropped[reason]
 
-    def counts(self) -> PointCounts:
+    def counts(self) -> Counts:
         """Read all columns at one moment."""
         with self._lock:
-            return PointCounts(self._extracted, self._sent, self._kept, dict(self._dropped))
+            return Counts(self._extracted, self._sent, self._kept, dict(self._dropped))

@@ -1,17 +1,15 @@
-"""The face of MLflow delivery: records in, points and encoded spans into the spool, exact counts out."""
+"""The face of MLflow delivery: records in, points and encoded spans into the spool."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 from rltelemetry.extract import Reason, extract
 from rltelemetry.notices import Notices
 from rltelemetry.settings import Settings
-from rltelemetry.sinks.mlflow.delivery import Delivery
+from rltelemetry.sinks.mlflow.ledger import Ledger
 from rltelemetry.sinks.mlflow.spool import Spool
 from rltelemetry.types import MetricPoint, Record
 
-__all__ = ["MlflowSink", "PointCounts"]
+__all__ = ["MlflowSink"]
 
 _WHY: Mapping[Reason, str] = {
     "bad_step": "its step is not a whole number",
@@ -24,65 +22,52 @@ _WHY: Mapping[Reason, str] = {
 }
 
 
-@dataclass(frozen=True)
-class PointCounts:
-    """extracted = sent + kept + dropped, exactly."""
-
-    extracted: int
-    sent: int
-    kept: int
-    dropped: Mapping[str, int]
-
-
 class MlflowSink:
     """Takes records on the worker thread.
 
     Args:
-        settings: whether metrics and traces are wanted.
+        settings: whether metrics are wanted.
         spool: where points and spans wait.
-        delivery: what sends them.
+        points: the account of points.
         notices: where refused values are said, once a key.
+        on_commit: called when points have reached the spool.
     """
 
-    def __init__(self, settings: Settings, spool: Spool, delivery: Delivery, notices: Notices) -> None:
+    def __init__(
+        self, settings: Settings, spool: Spool, points: Ledger, notices: Notices, on_commit: Callable[[], None]
+    ) -> None:
         self._wants_metrics = settings.metrics
         self._spool = spool
-        self._delivery = delivery
+        self._points = points
         self._notices = notices
+        self._on_commit = on_commit
         self._pending: list[MetricPoint] = []
-        self._extracted = 0
-        self._refused: Counter[str] = Counter()
 
     def emit(self, record: Record) -> None:
         """Extract a record's points."""
         if not self._wants_metrics:
             return
         points, refusals = extract(record)
-        self._pending += points
-        self._extracted += len(points) + len(refusals)
+        self.add_points(points)
         for key, reason in refusals:
-            self._refused[reason] += 1
+            self._points.refuse(reason)
             self._notices.once(
                 f"{reason} {key}", f"{key} is no metric point: {_WHY[reason]}. Said once; all are counted."
             )
 
     def add_points(self, points: Sequence[MetricPoint]) -> None:
-        """Take points that no event carries (system metrics)."""
+        """Take points, those that no event carries (system metrics) included."""
         self._pending += points
-        self._extracted += len(points)
+        self._points.extract(len(points))
 
-    def add_traces(self, spans: bytes, _num_spans: int, roots: int) -> None:
+    def add_traces(self, spans: bytes, num_spans: int, _roots: int) -> None:
         """Take encoded spans."""
-        self._spool.append_traces(spans, roots)
+        self._spool.append_traces(spans, num_spans)
 
     def commit(self) -> None:
         """Put the points of this drain into the spool."""
-        if self._pending:
-            points, self._pending = self._pending, []
-            self._spool.append_points(points)
-
-    def counts(self) -> PointCounts:
-        """Count what became of the points so far."""
-        dropped = self._refused + self._spool.dropped
-        kept = self._spool.points_kept + len(self._pending)
-        return PointCounts(self._extracted, self._delivery.points_sent, kept, dropped)
+        points, self._pending = self._pending, []
+        self._spool.append_points(points)
+        self._spool.maintain()
+        if points:
+            self._on_commit()

@@ -1,302 +1,343 @@
 """The spool: what has not been delivered yet, in one sqlite file per pipeline.
 
-Three streams share one table, each first in, first out: metric points (one row a drain, taken apart freely), encoded
-traces, and calls (parameters, tags, status, artifacts). A row leaves only when the server has confirmed what it holds,
-or is moved to the table of the dead. What the next process needs to carry on stands in `meta`.
+Its streams share one table, each first in, first out: metric points (a row a drain, taken apart freely), encoded
+traces, calls (parameters, tags, status) and artifacts. A row leaves when the server has confirmed what it holds, or is
+moved to the table of the dead; the ledgers move with it. What the next process needs to carry on stands in `meta`.
 
-Only one thread uses it at a time: the one that opens it, then the worker. When the disk fails, the spool goes on in
-memory, and returns to disk when it can.
+Only one thread uses it at a time: the one that opens it, then the worker.
 """
 
-import contextlib
 import json
 import sqlite3
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
 from rltelemetry.clock import Clock
 from rltelemetry.notices import Notices
 from rltelemetry.settings import Settings
-from rltelemetry.sinks.mlflow.storage import SpoolFile, connect_disk, connect_memory, default_directory
+from rltelemetry.sinks.mlflow.database import MEMORY_BYTES, Database
+from rltelemetry.sinks.mlflow.ledger import Ledger
+from rltelemetry.sinks.mlflow.storage import SpoolFile
 from rltelemetry.types import MetricPoint
 
-__all__ = ["PointBatch", "Row", "Spool"]
+__all__ = ["Kind", "PointBatch", "Row", "Spool"]
 
-Kind = Literal["points", "traces", "call"]
-T = TypeVar("T")
+Kind = Literal["points", "traces", "call", "artifact"]
 
-CHECKPOINT_S: Final = 1.0
-"""Bounds what a power cut can take: without it, synchronous=NORMAL loses everything since the last one."""
+MAX_ROW_POINTS: Final = 1000
+"""A row is read as a whole, however little of it is taken: a long drain becomes several rows."""
 
-RETURN_S: Final = 5.0
-"""How often a spool that went to memory tries the disk again."""
+WIRE_BYTES: Final = 56
+"""What a point takes on the wire beside its stored form: the names of its fields."""
+
+SPARED: Final = 0.9
+"""A full spool is emptied to this part of its size, so that it is not full again at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a stream, oldest first."""
+    """One row of a stream.
+
+    Attributes:
+        id: its place in the stream.
+        body: what it holds.
+        count: how many units of it (spans, calls).
+        epoch: which life of the database the id belongs to.
+    """
 
     id: int
+    kind: Kind
     body: bytes
     count: int
+    epoch: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PointBatch:
     """Points from the head of the stream, and how to say that they have left.
 
     Attributes:
+        epoch: which life of the database the row ids belong to.
         points: the points, oldest first.
         spent: ids of the rows that these points use up.
         rest: a row that keeps points: its id and how many of it have been taken.
+        freed_bytes: the size of the spent rows.
     """
 
-    points: list[MetricPoint]
-    spent: list[int]
-    rest: tuple[int, int] | None
+    epoch: int
+    points: list[MetricPoint] = field(default_factory=list)
+    spent: list[int] = field(default_factory=list)
+    rest: tuple[int, int] | None = None
+    freed_bytes: int = 0
 
 
 class Spool:
     """Unsent data of one pipeline.
 
     Args:
-        file: where on disk; None keeps everything in memory from the start.
+        file: where on disk; None keeps everything in memory.
         settings: size and durability.
         notices: where trouble is said.
         clock: the time source.
+        points: the account of points; what the file holds already is entered.
+        spans: the same for spans.
     """
 
-    def __init__(self, file: SpoolFile | None, settings: Settings, notices: Notices, clock: Clock) -> None:
-        self.dropped: Counter[str] = Counter()
-        self.points_kept = 0
+    def __init__(
+        self, file: SpoolFile | None, settings: Settings, notices: Notices, clock: Clock, points: Ledger, spans: Ledger
+    ) -> None:
         self._file = file
         self._settings = settings
         self._notices = notices
-        self._clock = clock
-        self._checkpoint_at = self._return_at = clock.monotonic()
-        self._is_on_disk = False
-        self._db = connect_memory()
-        if file is not None:
-            self._go_to_disk("the spool cannot be opened")
-        self._bytes, self.points_kept = self._measure()
-
-    @classmethod
-    def open(cls, settings: Settings, notices: Notices, clock: Clock, client_uuid: str) -> "Spool":
-        """Start the spool of a new pipeline, in a file of its own."""
-        directory = settings.spool_dir or default_directory()
-        spool = cls(SpoolFile.new(directory, clock.time_ns()), settings, notices, clock)
-        spool.put("client_uuid", client_uuid)
-        spool.put("tracking_uri", settings.tracking_uri)
-        return spool
+        self._ledgers: dict[str, Ledger] = {"points": points, "traces": spans}
+        self._lent = {"points": 0, "traces": 0}
+        self._db = Database(file, settings.spool_durability, notices, clock)
+        self._is_closed = False
+        self._epoch = self._db.num_moves
+        self._bytes, self._held = self._measure()
+        for kind, count in self._held.items():
+            self._ledgers[kind].extract(count)
 
     @property
     def path(self) -> Path | None:
-        """Where the data lies; None while it is in memory only."""
-        return self._file.path if self._file is not None and self._is_on_disk else None
+        """Where the data lies; None while it is in memory."""
+        return self._db.path
+
+    @property
+    def points_kept(self) -> int:
+        """How many points wait here."""
+        return self._held["points"]
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits."""
-        (rows,) = self._db.execute("SELECT count(*) FROM rows").fetchone()
-        return bool(rows == 0)
+        return not any(self.waiting().values())
+
+    def waiting(self) -> dict[str, int]:
+        """Count the rows that wait, by kind."""
+        query = "SELECT kind, count(*) FROM rows GROUP BY kind"
+        counts: dict[str, int] = self._db.read(lambda db: dict(db.execute(query).fetchall()))
+        return {"points": 1, **counts} if self._db.has_left_behind else counts
 
     def get(self, key: str) -> Any:
         """Return a fact about the run, None if it is not known."""
-        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        row = self._db.read(lambda db: db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone())
         return json.loads(row[0]) if row else None
 
     def put(self, key: str, value: Any) -> None:
         """Remember a fact about the run."""
         entry = (key, json.dumps(value))
-        self._write(lambda db: db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", entry))
+        self._db.write(lambda db: db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", entry))
 
     def append_points(self, points: Sequence[MetricPoint]) -> None:
-        """Store the points of one drain."""
-        if points:
-            self.points_kept += len(points)
-            self._append("points", json.dumps(points).encode(), len(points))
+        """Store the points of one drain; the ledger has them already."""
+        for start in range(0, len(points), MAX_ROW_POINTS):
+            piece = points[start : start + MAX_ROW_POINTS]
+            try:
+                self._append("points", json.dumps(piece).encode(), len(piece))
+            except sqlite3.Error:
+                self._ledgers["points"].drop("spool_failed", len(points) - start)
+                raise
 
-    def append_traces(self, spans: bytes, roots: int) -> None:
+    def append_traces(self, spans: bytes, count: int) -> None:
         """Store encoded spans."""
-        self._append("traces", spans, roots)
+        self._append("traces", spans, count)
+        self._ledgers["traces"].extract(count)
 
     def append_call(self, name: str, arguments: Mapping[str, Any]) -> None:
         """Store something else that the server must be told."""
-        self._append("call", json.dumps([name, dict(arguments)]).encode(), 1)
+        kind: Kind = "artifact" if name == "artifact" else "call"
+        self._append(kind, json.dumps([name, dict(arguments)]).encode(), 1)
 
     def head(self, kind: Kind) -> Row | None:
         """Return the oldest row of a stream."""
+        self._follow_moves()
         query = "SELECT id, body, count FROM rows WHERE kind = ? ORDER BY id LIMIT 1"
-        row = self._db.execute(query, (kind,)).fetchone()
-        return Row(*row) if row else None
+        found = self._db.read(lambda db: db.execute(query, (kind,)).fetchone())
+        if found is None:
+            return None
+        row = Row(found[0], kind, found[1], found[2], self._epoch)
+        if kind in self._lent:
+            self._lent[kind] = row.id
+        return row
 
     def ack(self, row: Row) -> None:
         """Let a row go: the server has it."""
-        self._write(lambda db: db.execute("DELETE FROM rows WHERE id = ?", (row.id,)))
-        self._bytes -= len(row.body)
+        if self._remove(row, None) and row.kind in self._held:
+            self._ledgers[row.kind].send(row.count)
 
     def bury(self, row: Row, reason: str) -> None:
         """Move a row to the dead: the server will never take it."""
+        if self._remove(row, reason) and row.kind in self._held:
+            self._ledgers[row.kind].drop("refused", row.count)
 
-        def move(db: sqlite3.Connection) -> None:
-            db.execute("INSERT INTO dead (body, reason) VALUES (?, ?)", (row.body, reason))
-            db.execute("DELETE FROM rows WHERE id = ?", (row.id,))
-
-        self._write(move)
-        self._bytes -= len(row.body)
-
-    def points(self, limit: int) -> PointBatch:
-        """Return the oldest `limit` points, fewer if there are fewer."""
-        points: list[MetricPoint] = []
-        spent: list[int] = []
-        query = "SELECT id, body, taken FROM rows WHERE kind = 'points' ORDER BY id"
-        with contextlib.closing(self._db.execute(query)) as rows:
-            for row_id, body, taken in rows:
-                waiting = json.loads(body)[taken:]
-                room = limit - len(points)
-                points += [MetricPoint(*point) for point in waiting[:room]]
-                if len(waiting) > room:
-                    return PointBatch(points, spent, (row_id, taken + room) if room else None)
-                spent.append(row_id)
-                if len(points) == limit:
-                    break
-        return PointBatch(points, spent, None)
+    def points(self, limit: int, max_bytes: int) -> PointBatch:
+        """Return the oldest points: at most `limit`, in a request of about `max_bytes`."""
+        self._follow_moves()
+        batch = PointBatch(self._epoch)
+        if unreadable := self._db.read(lambda db: _gather(db, batch, limit, max_bytes)):
+            self._drop_unreadable(unreadable)
+        ids = [*batch.spent, *([batch.rest[0]] if batch.rest else [])]
+        self._lent["points"] = max(ids, default=0)
+        return batch
 
     def ack_points(self, batch: PointBatch, dead: Sequence[tuple[MetricPoint, str]] = ()) -> None:
         """Let a batch go: the server has its points, but for the dead ones, which it refuses."""
 
-        def settle(db: sqlite3.Connection) -> int:
-            marks = ",".join("?" * len(batch.spent))
-            query = f"SELECT total(length(body)) FROM rows WHERE id IN ({marks})"
-            (freed,) = db.execute(query, batch.spent).fetchone()
+        def settle(db: sqlite3.Connection) -> None:
             db.executemany("DELETE FROM rows WHERE id = ?", [(row_id,) for row_id in batch.spent])
             if batch.rest is not None:
                 db.execute("UPDATE rows SET taken = ? WHERE id = ?", (batch.rest[1], batch.rest[0]))
             buried = [(json.dumps(point).encode(), reason) for point, reason in dead]
             db.executemany("INSERT INTO dead (body, reason) VALUES (?, ?)", buried)
-            return int(freed)
 
-        self._bytes -= self._write(settle)
-        self.points_kept -= len(batch.points)
+        self._follow_moves()
+        if batch.epoch != self._epoch:
+            return  # these ids are others' now; the points will be sent again, which is harmless
+        self._db.write(settle)
+        self._bytes -= batch.freed_bytes
+        self._held["points"] -= len(batch.points)
+        self._ledgers["points"].send(len(batch.points) - len(dead))
+        self._ledgers["points"].drop("poison", len(dead))
 
     def maintain(self) -> None:
-        """Do what is due: a checkpoint, or a try to return to disk. Called by the delivery loop."""
-        now = self._clock.monotonic()
-        if self._is_on_disk and now >= self._checkpoint_at:
-            self._checkpoint_at = now + CHECKPOINT_S
-            with contextlib.suppress(sqlite3.Error):
-                self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        elif not self._is_on_disk and self._file is not None and now >= self._return_at:
-            self._return_at = now + RETURN_S
-            if self._go_to_disk():
-                self._notices.info(f"the spool is on disk again: {self._file.path}")
+        """Do what is due on the disk."""
+        self._db.maintain()
+        self._follow_moves()
 
-    def close(self, is_done: bool) -> None:
-        """Close; the file goes when nothing is in it and the run's life is over."""
-        is_spent = is_done and self.is_empty
-        with contextlib.suppress(sqlite3.Error):
-            self._db.close()
-        if self._file is not None:
-            self._file.release(remove=is_spent)
+    def close(self) -> None:
+        """Close; the file goes when nothing waits in it, and is put aside when all that is left is refused for good."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._db.return_to_disk()
+        self._follow_moves()
+        if self.path is None and not self._db.has_left_behind:
+            for kind, count in self._held.items():
+                self._lose(kind, count, "memory_lost")
+        num_dead = self._db.read(lambda db: db.execute("SELECT count(*) FROM dead").fetchone()[0])
+        aside = self._db.close("keep" if not self.is_empty else "aside" if num_dead else "remove")
+        if aside is not None:
+            self._notices.info(f"{num_dead} entries that MLflow has refused for good are in {aside} (table dead)")
 
     def _append(self, kind: Kind, body: bytes, count: int) -> None:
         row = (kind, count, body)
-        self._write(lambda db: db.execute("INSERT INTO rows (kind, count, body) VALUES (?, ?, ?)", row))
+        self._db.write(lambda db: db.execute("INSERT INTO rows (kind, count, body) VALUES (?, ?, ?)", row))
         self._bytes += len(body)
-        if self._bytes > self._settings.spool_max_bytes:
+        if kind in self._held:
+            self._held[kind] += count
+        self._follow_moves()
+        if self._bytes > self._capacity:
             self._drop_oldest()
 
-    def _drop_oldest(self) -> None:
-        """Make room: whole rows of points and traces, oldest first, counted."""
-        query = "SELECT id, kind, count - taken, length(body) FROM rows WHERE kind != 'call' ORDER BY id"
-        excess, doomed = self._bytes - int(0.9 * self._settings.spool_max_bytes), []
-        for row_id, kind, count, size in self._db.execute(query).fetchall():
-            if excess <= 0:
-                break
-            doomed.append((row_id,))
-            excess -= size
-            self._bytes -= size
-            if kind == "points":
-                self.dropped["spool_full"] += count
-                self.points_kept -= count
-        self._write(lambda db: db.executemany("DELETE FROM rows WHERE id = ?", doomed))
-        self._notices.warn(
-            "spool full",
-            f"the spool is full ({self._settings.spool_max_bytes >> 20} MB): the oldest points are dropped, "
-            f"{self.dropped['spool_full']} so far",
-        )
+    @property
+    def _capacity(self) -> int:
+        most = self._settings.spool_max_bytes
+        return most if self.path is not None or self._file is None else min(most, MEMORY_BYTES)
 
-    def _write(self, change: Callable[[sqlite3.Connection], T]) -> T:
-        """Change the database in one transaction; on a failing disk, in memory."""
-        try:
-            with self._db:
-                return change(self._db)
-        except sqlite3.DatabaseError as error:
-            if not self._is_on_disk:
-                raise
-            self._go_to_memory(error)
-            with self._db:
-                return change(self._db)
+    def _remove(self, row: Row, reason: str | None) -> bool:
+        """Delete a row; False if it went another way meanwhile."""
 
-    def _go_to_memory(self, error: sqlite3.DatabaseError) -> None:
-        """Carry on without the disk. What stays in the file may be sent twice by a later `sync`: that is harmless."""
-        where = self._file.path if self._file else ""
-        is_damaged = not isinstance(error, sqlite3.OperationalError)
-        if is_damaged and self._file is not None:
-            where = self._file.quarantine()
-        self._notices.once(
-            "spool disk",
-            f"the spool cannot be written ({error}): {where}. Unsent points are kept in memory until the disk is back.",
-        )
-        memory = connect_memory()
-        with contextlib.suppress(sqlite3.Error):
-            _copy(self._db, memory)
-        self._db.close()
-        self._db = memory
-        self._is_on_disk = False
-        self._return_at = self._clock.monotonic() + RETURN_S
+        def delete(db: sqlite3.Connection) -> int:
+            if reason is not None:
+                db.execute("INSERT INTO dead (body, reason) VALUES (?, ?)", (row.body, reason))
+            return db.execute("DELETE FROM rows WHERE id = ?", (row.id,)).rowcount
 
-    def _go_to_disk(self, complaint: str = "") -> bool:
-        """Move everything from memory to the file; says whether that worked."""
-        assert self._file is not None
-        try:
-            disk = connect_disk(self._file, self._settings.spool_durability)
-        except (OSError, sqlite3.Error) as error:
-            if complaint:
-                self._notices.once(
-                    "spool disk",
-                    f"{complaint} ({error}): {self._file.path}. Unsent points are kept in memory; they are lost if "
-                    "this process dies.",
-                )
+        self._follow_moves()
+        if row.epoch != self._epoch or self._db.write(delete) == 0:
             return False
-        try:
-            if not self._is_pristine():
-                _copy(self._db, disk)
-        except sqlite3.Error:
-            disk.close()
-            return False
-        self._db.close()
-        self._db = disk
-        self._is_on_disk = True
+        self._bytes -= len(row.body)
+        if row.kind in self._held:
+            self._held[row.kind] -= row.count
         return True
 
-    def _is_pristine(self) -> bool:
-        return self.is_empty and self._db.execute("SELECT count(*) FROM meta").fetchone() == (0,)
+    def _drop_oldest(self) -> None:
+        """Make room: whole rows of points and traces, oldest first, counted; but for those on their way just now."""
+        query = (
+            "SELECT id, kind, count - taken, length(body) FROM rows WHERE kind = 'points' AND id > ? "
+            "OR kind = 'traces' AND id > ? ORDER BY id"
+        )
+        excess = self._bytes - int(SPARED * self._capacity)
 
-    def _measure(self) -> tuple[int, int]:
-        sizes = self._db.execute("SELECT total(length(body)) FROM rows").fetchone()
-        counts = self._db.execute("SELECT total(count - taken) FROM rows WHERE kind = 'points'").fetchone()
-        return int(sizes[0]), int(counts[0])
+        def doom(db: sqlite3.Connection) -> list[tuple[str, int, int]]:
+            doomed, freed = [], 0
+            with closing(db.execute(query, (self._lent["points"], self._lent["traces"]))) as rows:
+                for row in rows:
+                    if freed >= excess:
+                        break
+                    doomed.append(row)
+                    freed += row[3]
+            db.executemany("DELETE FROM rows WHERE id = ?", [(row[0],) for row in doomed])
+            return [row[1:] for row in doomed]
+
+        for kind, count, size in self._db.write(doom):
+            self._bytes -= size
+            self._lose(kind, count, "spool_full")
+        lost = self._ledgers["points"].dropped("spool_full")
+        self._notices.warn(
+            "spool full",
+            f"the spool is full ({self._capacity >> 20} MB): the oldest data is dropped, {lost} points so far",
+        )
+
+    def _drop_unreadable(self, rows: Sequence[tuple[int, int]]) -> None:
+        """Drop rows whose bytes no longer make sense: nobody can send them."""
+        self._db.write(lambda db: db.executemany("DELETE FROM rows WHERE id = ?", [(row_id,) for row_id, _ in rows]))
+        for _, count in rows:
+            self._lose("points", count, "unreadable")
+
+    def _lose(self, kind: str, count: int, reason: str) -> None:
+        self._held[kind] -= count
+        self._ledgers[kind].drop(reason, count)
+
+    def _follow_moves(self) -> None:
+        """Count anew after the data has moved between disk and memory: a failing disk may have kept some of it."""
+        if self._db.num_moves == self._epoch:
+            return
+        self._epoch = self._db.num_moves
+        self._lent = dict.fromkeys(self._lent, 0)
+        self._bytes, found = self._measure()
+        if self._db.has_left_behind:
+            return  # the rest is not lost: it waits in the file
+        for kind, count in found.items():
+            missing = self._held[kind] - count
+            if missing < 0:  # a file that could not be opened at first can be now
+                self._held[kind] = count
+                self._ledgers[kind].extract(-missing)
+            else:
+                self._lose(kind, missing, "disk_failed")
+
+    def _measure(self) -> tuple[int, dict[str, int]]:
+        query = "SELECT kind, total(length(body)), total(count - taken) FROM rows GROUP BY kind"
+        rows = self._db.read(lambda db: db.execute(query).fetchall())
+        counts = {kind: int(count) for kind, _, count in rows}
+        return int(sum(size for _, size, _ in rows)), {kind: counts.get(kind, 0) for kind in self._ledgers}
 
 
-def _copy(source: sqlite3.Connection, target: sqlite3.Connection) -> None:
-    """Make `target` hold what `source` holds, in one transaction."""
-    with target:
-        for table, columns in (("meta", 2), ("rows", 5), ("dead", 3)):
-            target.execute(f"DELETE FROM {table}")
-            marks = ",".join("?" * columns)
-            rows = source.execute(f"SELECT * FROM {table}")
-            target.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+def _gather(db: sqlite3.Connection, batch: PointBatch, limit: int, max_bytes: int) -> list[tuple[int, int]]:
+    """Fill a batch from the head of the stream; returns ids and counts of the rows that cannot be read."""
+    unreadable = []
+    room_bytes = float(max_bytes)
+    query = "SELECT id, body, count, taken FROM rows WHERE kind = 'points' ORDER BY id"
+    with closing(db.execute(query)) as rows:
+        for row_id, body, count, taken in rows:
+            point_bytes = len(body) / count + WIRE_BYTES
+            fitting = max(int(room_bytes / point_bytes), 0 if batch.points else 1)
+            wanted = min(count - taken, limit - len(batch.points), fitting)
+            if wanted <= 0:
+                break
+            try:
+                points = [MetricPoint(*point) for point in json.loads(body)[taken : taken + wanted]]
+            except (ValueError, TypeError):
+                unreadable.append((row_id, count - taken))
+                continue
+            batch.points += points
+            room_bytes -= wanted * point_bytes
+            if taken + wanted < count:
+                batch.rest = (row_id, taken + wanted)
+                break
+            batch.spent.append(row_id)
+            batch.freed_bytes += len(body)
+    return unreadable

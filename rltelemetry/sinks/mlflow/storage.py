@@ -21,6 +21,7 @@ Durability = Literal["normal", "full"]
 SCHEMA_VERSION: Final = 1
 SUFFIX: Final = ".spool"
 COMPANIONS: Final = ("-wal", "-shm", "-journal")
+CHILD_MARK: Final = "+"
 BUSY_S: Final = 0.1
 
 SCHEMA: Final = f"""
@@ -51,15 +52,36 @@ class SpoolFile:
         self._lock: int | None = None
 
     @classmethod
-    def new(cls, directory: Path, time_ns: int) -> "SpoolFile":
-        """Name a file that nobody has; nothing is made yet."""
+    def new(cls, directory: Path, time_ns: int, parent: "SpoolFile | None" = None) -> "SpoolFile":
+        """Name a file that nobody has; nothing is made yet. A forked child's name begins with that of its family."""
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(time_ns / 1e9))
-        return cls(directory / f"{stamp}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}")
+        family = f"{parent.family}{CHILD_MARK}" if parent else ""
+        return cls(directory / f"{family}{stamp}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}")
 
     @classmethod
     def all_in(cls, directory: Path) -> list["SpoolFile"]:
-        """Return the spools of a directory, oldest first."""
-        return [cls(path) for path in sorted(directory.glob(f"*{SUFFIX}"))]
+        """Return the spools of a directory, oldest first, a family's head before its children."""
+        return sorted((cls(path) for path in directory.glob(f"*{SUFFIX}")), key=lambda file: file.path.stem)
+
+    @property
+    def family(self) -> str:
+        """The name that a process that was not forked shares with its forked children, and theirs."""
+        return self.path.stem.partition(CHILD_MARK)[0]
+
+    @property
+    def is_child(self) -> bool:
+        """Whether a forked child made it."""
+        return CHILD_MARK in self.path.stem
+
+    @property
+    def head(self) -> "SpoolFile":
+        """The spool of the process at the head of the family: only its owner looks after the life of the run."""
+        return SpoolFile(self.path.with_name(f"{self.family}{SUFFIX}"))
+
+    def children(self) -> list["SpoolFile"]:
+        """Return the spools that this family's forked children have made."""
+        paths = self.path.parent.glob(f"{self.family}{CHILD_MARK}*{SUFFIX}")
+        return [SpoolFile(path) for path in sorted(paths) if path != self.path]
 
     @property
     def lock_path(self) -> Path:
@@ -109,9 +131,9 @@ class SpoolFile:
             self._lock = None
             _owned.discard(self._key())
 
-    def quarantine(self) -> Path:
-        """Put a damaged or foreign file aside, under a name that says so."""
-        aside = self.path.with_name(f"{self.path.name}.damaged-{secrets.token_hex(2)}")
+    def put_aside(self, why: Literal["damaged", "refused"]) -> Path:
+        """Put a file aside that is damaged, foreign or holds what nobody takes, under a name that says so."""
+        aside = self.path.with_name(f"{self.path.name}.{why}-{secrets.token_hex(2)}")
         for end in ("", *COMPANIONS):
             with contextlib.suppress(OSError):
                 self.path.with_name(self.path.name + end).rename(aside.with_name(aside.name + end))

@@ -1,0 +1,137 @@
+"""Taking over the spool of a process that has died: its run is found, or created if it never existed, marked KILLED if
+it still counts as running, and sent what waits. Sending something again is harmless, so an heir may die, too.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from rltelemetry.clock import Clock
+from rltelemetry.notices import Notices
+from rltelemetry.plan import RunPlan
+from rltelemetry.registration import Role
+from rltelemetry.run import Run
+from rltelemetry.settings import Settings
+from rltelemetry.sinks.mlflow import Delivery, Ledger, MlflowClient, Spool, SpoolFile
+
+__all__ = ["Heir", "Settlement"]
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """What became of a dead process's data.
+
+    Attributes:
+        run_url: the run's page; None if it is not known.
+        points_sent: points that the server has confirmed now.
+        left: what still waits, by kind; points are counted, of the others the rows.
+        problem: what kept it from being sent.
+    """
+
+    run_url: str | None = None
+    points_sent: int = 0
+    left: Mapping[str, int] = field(default_factory=dict)
+    problem: str = ""
+
+
+class Heir:
+    """Holds one spool whose owner is dead, and sends what is in it.
+
+    Args:
+        file: the spool; this process must have acquired it, and it is given up by `settle`.
+        settings: how to send; the address of the server is the spool's own.
+        notices: where trouble is said.
+        clock: the time source.
+        run_id: the run, if this process knows it.
+        give_way: awaited before each request, by an heir that is not in a hurry.
+    """
+
+    def __init__(
+        self,
+        file: SpoolFile,
+        settings: Settings,
+        notices: Notices,
+        clock: Clock,
+        run_id: str | None = None,
+        give_way: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self.points = Ledger()
+        self._file = file
+        self._settings = settings
+        self._notices = notices
+        self._clock = clock
+        self._give_way = give_way
+        died_at_ms = file.written_at_ns // 1_000_000
+        self._spool = Spool(file, settings, notices, clock, self.points, Ledger())
+        if self._spool.get("died_at_ms") is None:
+            self._spool.put("died_at_ms", died_at_ms)
+        plan = RunPlan.load(self._spool.get("plan"))
+        self.plan = plan and replace(plan, run_id=run_id or self._spool.get("run_id") or plan.run_id)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether the server must be told anything: data, or that a run is over."""
+        return not self._spool.is_empty or self._may_have_died_running()
+
+    async def settle(self, client: MlflowClient, deadline: float, *, is_patient: bool) -> Settlement:
+        """Send what waits, as far as it can be sent before `deadline` (monotonic seconds), and give the spool up."""
+        try:
+            if self._spool.path is None:
+                return Settlement(problem="it cannot be opened")
+            if not self.has_work:
+                return Settlement()
+            if self.plan is None:
+                return self._left("it does not say which run it belongs to")
+            return await self._send(self.plan, client, deadline, is_patient=is_patient)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Give the spool up; what was not sent stays in it."""
+        self._spool.close()
+
+    async def _send(self, plan: RunPlan, client: MlflowClient, deadline: float, *, is_patient: bool) -> Settlement:
+        with self._role() as role:
+            run = Run(plan, role, self._settings, self._spool, client, self._notices, self._clock)
+            finding = asyncio.create_task(run.start())
+            try:
+                await run.settle(deadline, is_patient=is_patient)
+            finally:
+                finding.cancel()
+                await asyncio.gather(finding, return_exceptions=True)
+        if run.facts is None:
+            return self._left(str(run.last_failure or "the server did not answer in time"))
+        if self._may_have_died_running() and (run.facts.status, run.facts.owner) == ("RUNNING", plan.owner):
+            run.finish("KILLED", self._spool.get("died_at_ms"))
+        delivery = Delivery(
+            self._settings, self._spool, client, run, self._notices, self._clock,
+            is_inherited=True, give_way=self._give_way,
+        )  # fmt: skip
+        is_done = await delivery.drain(deadline, is_patient=is_patient)
+        problem = "" if is_done else str(delivery.last_failure or "the time was up")
+        return replace(self._left(problem), run_url=run.run_url)
+
+    def _left(self, problem: str) -> Settlement:
+        counts = self.points.counts()
+        others = {kind: count for kind, count in self._spool.waiting().items() if kind != "points"}
+        left = {**({"points": counts.kept} if counts.kept else {}), **others}
+        return Settlement(points_sent=counts.sent, left=left, problem=problem)
+
+    def _may_have_died_running(self) -> bool:
+        """Whether the dead process looked after a run that exists, and did not say that it was over."""
+        return not self._file.is_child and not self._spool.get("is_over") and self._spool.get("run_id") is not None
+
+    @contextlib.contextmanager
+    def _role(self) -> Iterator[Role]:
+        """Create the run only while nobody else of the family can."""
+        head = self._file.head
+        if not self._file.is_child:
+            yield "heir"
+        elif not head.acquire():
+            yield "child"
+        else:
+            try:
+                yield "heir"
+            finally:
+                head.release(remove=not head.path.exists())

@@ -1,0 +1,93 @@
+"""The streams of calls: parameters, tags and the run's end, in order; and of artifacts, which hold up nobody else."""
+
+import json
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from rltelemetry.notices import Notices
+from rltelemetry.sinks.mlflow.backoff import Breaker, Patience
+from rltelemetry.sinks.mlflow.client import MlflowClient
+from rltelemetry.sinks.mlflow.destination import Destination
+from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict
+from rltelemetry.sinks.mlflow.spool import Row, Spool
+
+__all__ = ["CallStream"]
+
+MIN_UPLOAD_S: Final = 30.0
+"""Longest wait for a piece of a file: the server may be writing it to somewhere slow."""
+
+
+class CallStream:
+    """Performs calls, oldest first.
+
+    Args:
+        kind: which of the two streams.
+        spool: what to perform.
+        client: the server.
+        run: where it belongs.
+        notices: where refused calls are said.
+        breaker: when this stream may be tried.
+        patience: how long a request may take.
+    """
+
+    def __init__(
+        self,
+        kind: Literal["call", "artifact"],
+        spool: Spool,
+        client: MlflowClient,
+        run: Destination,
+        notices: Notices,
+        breaker: Breaker,
+        patience: Patience,
+    ) -> None:
+        self.breaker = breaker
+        self.patience = patience
+        self._kind: Literal["call", "artifact"] = kind
+        self._spool = spool
+        self._client = client
+        self._run = run
+        self._notices = notices
+
+    async def send(self) -> Outcome | None:
+        """Perform one call; None if there is none, or no run yet."""
+        run_id = self._run.run_id
+        row = self._spool.head(self._kind) if run_id is not None else None
+        if run_id is None or row is None:
+            return None
+        name, arguments = json.loads(row.body)
+        outcome = await self._perform(run_id, name, arguments)
+        if outcome.is_delivered:
+            self._spool.ack(row)
+            self.patience.reset()
+        elif outcome.verdict is Verdict.POISON or _is_switched_off(outcome):
+            self._bury(row, name, outcome)
+            return Outcome(Verdict.DELIVERED)
+        elif outcome.is_timeout:
+            self.patience.grow()
+        return outcome
+
+    async def _perform(self, run_id: str, name: str, arguments: dict[str, Any]) -> Outcome:
+        timeout_s = self.patience.left_s()
+        if name == "params":
+            return await self._client.log_params(run_id, arguments, timeout_s)
+        if name == "tags":
+            return await self._client.set_tags(run_id, arguments, timeout_s)
+        if name == "status":
+            return await self._client.update_run(run_id, arguments["status"], arguments["end_time_ms"], timeout_s)
+        root = self._run.artifact_root
+        if root is None:
+            return Outcome(Verdict.POISON, cause="this server keeps no artifacts")
+        target = f"{root}/{arguments['name']}"
+        return await self._client.put_artifact(target, Path(arguments["path"]), max(timeout_s, MIN_UPLOAD_S))
+
+    def _bury(self, row: Row, name: str, outcome: Outcome) -> None:
+        self._spool.bury(row, outcome.cause)
+        self._notices.warn(f"refused {name}", f"MLflow refuses {_ARTICLE[name]} for good: {outcome.cause}")
+
+
+_ARTICLE: Final = {"params": "parameters", "tags": "tags", "status": "the run's end", "artifact": "an artifact"}
+
+
+def _is_switched_off(outcome: Outcome) -> bool:
+    """Whether the server says, with a status that looks transient, that it never takes artifacts."""
+    return outcome.status == 503 and "--no-serve-artifacts" in outcome.cause

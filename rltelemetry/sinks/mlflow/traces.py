@@ -1,0 +1,110 @@
+"""The stream of encoded spans. They wait for the run, which links them; a server without the route gets none."""
+
+from typing import Final
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from rltelemetry.notices import Notices
+from rltelemetry.sinks.mlflow.backoff import Breaker, Patience
+from rltelemetry.sinks.mlflow.client import MlflowClient
+from rltelemetry.sinks.mlflow.destination import Destination
+from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict
+from rltelemetry.sinks.mlflow.spool import Row, Spool
+
+__all__ = ["TraceStream"]
+
+REMEDY: Final = "Traces need MLflow 3.6 or newer, a database backend and its default server (uvicorn)."
+ABSENT_STATUSES: Final = frozenset({404, 405, 501})
+"""The route is not there; MLflow's own 404, of an experiment, carries its name of the error."""
+
+
+class TraceStream:
+    """Sends spans, oldest first.
+
+    Args:
+        spool: what to send.
+        client: the server.
+        run: where it belongs.
+        notices: where trouble is said.
+        breaker: when this stream may be tried.
+        patience: how long a request may take.
+        experiment_id: where spans go if there will be no run.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        client: MlflowClient,
+        run: Destination,
+        notices: Notices,
+        breaker: Breaker,
+        patience: Patience,
+        experiment_id: str,
+    ) -> None:
+        self.breaker = breaker
+        self.patience = patience
+        self._spool = spool
+        self._client = client
+        self._run = run
+        self._notices = notices
+        self._experiment_id = experiment_id
+        self._is_absent = False
+        self._heeds_run_header: bool | None = None
+
+    async def send(self) -> Outcome | None:
+        """Send one row; None if there is none, or it is not known yet where it belongs."""
+        if self._run.run_id is None and not self._run.is_refused:
+            return None
+        row = self._spool.head("traces")
+        if row is None:
+            return None
+        outcome = await self._offer(row)
+        if outcome.is_delivered:
+            self._spool.ack(row)
+            self.patience.reset()
+        elif self._is_absent or outcome.verdict is Verdict.POISON:
+            self._spool.bury(row, outcome.cause)
+            self._notices.warn("refused trace", f"MLflow refuses {row.count} spans for good: {outcome.cause}")
+            return Outcome(Verdict.DELIVERED)
+        elif outcome.is_timeout:
+            self.patience.grow()
+        return outcome
+
+    async def _offer(self, row: Row) -> Outcome:
+        if self._is_absent:
+            return Outcome(Verdict.POISON, cause="this server takes no traces")
+        run_id, experiment_id = self._run.run_id, self._run.experiment_id or self._experiment_id
+        outcome = await self._client.send_traces(row.body, experiment_id, run_id, self.patience.left_s())
+        if outcome.status in ABSENT_STATUSES and not outcome.error_code:
+            self._is_absent = True
+            self._notices.once("traces", f"{outcome.cause}; traces are off, metrics go on. {REMEDY}")
+        elif outcome.is_delivered and run_id is not None:
+            return await self._link(row, experiment_id, run_id)
+        return outcome
+
+    async def _link(self, row: Row, experiment_id: str, run_id: str) -> Outcome:
+        """Link the traces to the run where the server does not do so by itself, as older ones do not."""
+        trace_ids = _root_traces(row.body)
+        if not trace_ids or self._heeds_run_header:
+            return Outcome(Verdict.DELIVERED)
+        if self._heeds_run_header is None:
+            found = await self._client.find_traces(experiment_id, run_id, self.patience.left_s())
+            if not found.is_delivered:
+                return found
+            linked = {trace.get("trace_id") for trace in found.answer.get("traces", [])}
+            self._heeds_run_header = not linked.isdisjoint(trace_ids)
+            if self._heeds_run_header:
+                return Outcome(Verdict.DELIVERED)
+        return await self._client.link_traces(trace_ids, run_id, self.patience.left_s())
+
+
+def _root_traces(spans: bytes) -> list[str]:
+    """Return MLflow's ids of the traces whose root span is among these."""
+    request = ExportTraceServiceRequest.FromString(spans)
+    return [
+        f"tr-{span.trace_id.hex()}"
+        for resource_spans in request.resource_spans
+        for scope_spans in resource_spans.scope_spans
+        for span in scope_spans.spans
+        if not span.parent_span_id
+    ]
