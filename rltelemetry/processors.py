@@ -53,11 +53,11 @@ def sanitize(logger: WrappedLogger, method_name: str, event_dict: EventDict) -> 
     """
     clean: dict[str, Any] = {}
     for key, value in event_dict.items():
-        name = (
-            key
-            if type(key) is str and len(key) <= _MAX_KEY and key.isidentifier()
-            else _clean_key(key, clean, event_dict)
-        )
+        is_clean = type(key) is str and len(key) <= _MAX_KEY and key.isidentifier()
+        if is_clean and type(value) is float and key != "event":  # most fields
+            clean[key] = value
+            continue
+        name = key if is_clean else _clean_key(key, clean, event_dict)
         clean[name] = value if name in CONTROL_FIELDS else _clean_field(name, value)
     return clean
 
