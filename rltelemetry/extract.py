@@ -5,13 +5,11 @@ reserved fields, prefixes) is data in `schema`; the rules below keep MLflow from
 a whole batch: exact types, a step inside int64, no infinities (stored as 1.8e308), keys of the accepted alphabet.
 """
 
-import re
-from functools import lru_cache
 from math import isinf
 from typing import Any, Literal, NamedTuple, get_args
-from zlib import crc32
 
-from rltelemetry.schema import MAX_KEY_LENGTH, RESERVED_FIELDS, STEP_FIELDS, Category
+from rltelemetry.keys import mlflow_key
+from rltelemetry.schema import RESERVED_FIELDS, STEP_FIELDS, Category
 from rltelemetry.types import Fields, MetricPoint, Record
 
 __all__ = ["MAX_POINTS", "Extraction", "Reason", "Refusal", "extract", "metric_key"]
@@ -52,8 +50,6 @@ _CONTAINERS = (str, bytes, bytearray, list, tuple, dict, set, frozenset)
 _REASONS = frozenset(get_args(Reason))
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _EXACT_INT = 2**53
-_REFUSED_CHARACTERS = re.compile(r"[^\w/.\- ]")  # MLflow takes ':' too, but not on Windows servers
-_DIGEST_LENGTH = 9
 
 
 def extract(record: Record) -> Extraction:
@@ -69,12 +65,8 @@ def extract(record: Record) -> Extraction:
 
 
 def metric_key(category: Category, field: str) -> str:
-    """Return the wire key of a field: prefixed, and made acceptable to MLflow where it is not.
-
-    Characters outside its alphabet become `_`, empty path segments go, and a key over the limit ends in a digest
-    of the whole, so that two long names stay two curves.
-    """
-    return _key(_PREFIXES[category], field)
+    """Return the wire key of a field: prefixed, and made acceptable to MLflow where it is not."""
+    return mlflow_key(_PREFIXES[category], field)
 
 
 def _extract_fields(record: Record, step: int, points: list[MetricPoint], refusals: list[Refusal]) -> None:
@@ -95,7 +87,7 @@ def _extract_fields(record: Record, step: int, points: list[MetricPoint], refusa
             number = _to_float(value)
             if number is None:
                 continue
-        key = _key(prefix, field)
+        key = mlflow_key(prefix, field)
         if isinstance(number, str):
             refusals.append(Refusal(key, number))
         elif isinf(number):
@@ -156,13 +148,3 @@ def _to_float(value: Any) -> float | Reason | None:
 def _shape_of(value: Any) -> tuple[Any, ...]:
     shape = getattr(value, "shape", ())
     return shape if isinstance(shape, tuple) else ()
-
-
-@lru_cache(maxsize=4096)
-def _key(prefix: str, field: str) -> str:
-    safe = _REFUSED_CHARACTERS.sub("_", field if isinstance(field, str) else ascii(field))
-    segments = ["_" if segment in {".", ".."} else segment for segment in safe.split("/") if segment]
-    key = prefix + ("/".join(segments) or "unnamed")
-    if len(key) <= MAX_KEY_LENGTH:
-        return key
-    return f"{key[: MAX_KEY_LENGTH - _DIGEST_LENGTH]}_{crc32(key.encode()):08x}"

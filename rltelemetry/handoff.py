@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, NamedTuple
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from rltelemetry.current_span import NO_CONTEXT, SPAN_KEY, read_span_context
-from rltelemetry.redact import freeze, safe_text
+from rltelemetry.redact import clean_field, freeze, safe_text
 from rltelemetry.types import Fields
 
 __all__ = [
@@ -205,7 +205,7 @@ def snapshot_fields(fields: Fields) -> tuple[Fields, int]:
                 size += len(text)
             continue
         if key == "stack_info":
-            if value:
+            if _is_true(value):
                 frozen["stack"] = "".join(traceback.format_stack(sys._getframe(3)))
             continue
         frozen[key] = safe = freeze(value)
@@ -215,14 +215,12 @@ def snapshot_fields(fields: Fields) -> tuple[Fields, int]:
 
 def _exception_text(exc_info: Any) -> str:
     """The traceback of what `exc_info` names: True, an exception or a tuple; empty outside of a handler."""
-    if not exc_info:
-        return ""
     if isinstance(exc_info, BaseException):
         error: BaseException | None = exc_info
     elif isinstance(exc_info, tuple):
         error = next((part for part in exc_info if isinstance(part, BaseException)), None)
     else:
-        error = sys.exc_info()[1]
+        error = sys.exc_info()[1] if _is_true(exc_info) else None
     if error is None:
         return ""
     try:
@@ -231,9 +229,17 @@ def _exception_text(exc_info: Any) -> str:
         return f"<{type(error).__name__}: its text cannot be read>"
 
 
+def _is_true(value: Any) -> bool:
+    """Whether a switch is on; a value that cannot say is taken for one that is."""
+    try:
+        return bool(value)
+    except Exception:
+        return True
+
+
 def print_plainly(level: str, logger: str, event: Any, fields: Fields) -> None:
     """Show an event without a pipeline: one line on stderr."""
-    pairs = " ".join(f"{safe_text(key)}={safe_text(value)}" for key, value in fields.items())
+    pairs = " ".join(f"{name}={clean_field(name, fields[key])}" for key in fields for name in [safe_text(key)])
     if sys.stderr is not None:
         print(f"{level} {logger} {safe_text(event)} {pairs}".rstrip(), file=sys.stderr)
 

@@ -61,6 +61,9 @@ class Channel:
             raise AttributeError(method)
 
         def show(*args: Any, **fields: Any) -> None:
+            if len(args) == 1 and type(args[0]) is str and not fields:  # a renderer's line
+                print(args[0], flush=True)
+                return
             CELL.fallback(method, self.name, args[0] if args else fields.pop("event", ""), fields)
 
         return show
@@ -72,7 +75,7 @@ _threshold_of: Callable[[str], int] = lambda _name: LEVELS["info"]  # noqa: E731
 
 def channel(*names: Any) -> Channel:
     """Return the channel of that name: the first argument of `get_logger`, else the module that first used it."""
-    name = str(names[0]) if names else _find_first_app_frame_and_name(["rltelemetry"])[1]
+    name = safe_text(names[0]) if names else _find_first_app_frame_and_name(["rltelemetry"])[1]
     if name not in _channels:
         _channels[name] = Channel(name, _threshold_of(name))
     return _channels[name]
@@ -149,7 +152,7 @@ class BoundLogger(BoundLoggerBase):
 
     def log(self, level: int, event: Any = None, /, *args: Any, **fields: Any) -> None:
         """Log at a numeric level, rounded down to a named one."""
-        name = LEVEL_NAMES[min(max(int(level) // 10 * 10, 10), 50)] if isinstance(level, int) else "info"
+        name = LEVEL_NAMES[min(max(level // 10 * 10, 10), 50)] if type(level) is int else "info"
         getattr(self, name)(event, *args, **fields)
 
     async def alog(self, level: int, event: Any = None, /, *args: Any, **fields: Any) -> None:

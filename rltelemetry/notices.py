@@ -10,6 +10,9 @@ from rltelemetry.clock import Clock
 
 __all__ = ["NOTICE_PERIOD_S", "Notices"]
 
+MAX_CAUSES = 1000
+"""Causes that are told apart; a program with more has made its point."""
+
 NOTICE_PERIOD_S = 30.0
 """A failing server is asked several times a second; nobody wants to read that."""
 
@@ -36,8 +39,9 @@ class Notices:
     def once(self, cause: str, message: str) -> None:
         """Warn the first time that `cause` comes up."""
         with self._lock:
-            known = cause in self._last_said
-            self._last_said.setdefault(cause, self._clock.monotonic())
+            known = cause in self._last_said or len(self._last_said) >= MAX_CAUSES
+            if not known:
+                self._last_said[cause] = self._clock.monotonic()
         if not known:
             self._write("warning", message)
 

@@ -17,6 +17,7 @@ from opentelemetry.trace import Span
 from rltelemetry.clock import SystemClock
 from rltelemetry.endings import Status
 from rltelemetry.export import MlflowExport
+from rltelemetry.facts import Facts
 from rltelemetry.filtering import Filter
 from rltelemetry.handoff import CELL, Handoff, print_plainly
 from rltelemetry.labels import Labels, parse_labels
@@ -38,6 +39,9 @@ leaves the child with an import lock that nobody releases."""
 
 CONSOLE_SHARE: Final = 0.15
 """Part of the closing time that is kept for the last lines on the console."""
+
+SHOWN_AFTER_CLOSE: Final = 100
+"""Events that come too late are shown in the caller, whom a stalled terminal holds up; not for ever."""
 
 WATCHED_LOGGERS: Final = ("trainers", "__main__")
 """Loggers whose hidden INFO means that no metrics arrive, which somebody should be told."""
@@ -94,15 +98,23 @@ class Parts:
         """Wait for the run."""
         return self._export is not None and self._export.run.wait_ready(timeout_s)
 
-    def log_params(self, params: Mapping[str, str]) -> None:
+    def log_params(self, facts: Facts) -> None:
         """Queue parameters; on the worker."""
+        if facts.problem:
+            self.complain(f"log_params: {facts.problem}")
         if self._export:
-            self._export.run.log_params(params)
+            self._export.run.log_params(facts.texts)
 
-    def set_tags(self, tags: Mapping[str, str]) -> None:
+    def set_tags(self, facts: Facts) -> None:
         """Queue tags; on the worker."""
+        if facts.problem:
+            self.complain(f"set_tags: {facts.problem}")
         if self._export:
-            self._export.run.set_tags(tags)
+            self._export.run.set_tags(facts.texts)
+
+    def complain(self, problem: str) -> None:
+        """Say what a call got wrong."""
+        self._notices.once(problem, problem)
 
     def log_artifact(self, path: str, name: str) -> None:
         """Queue a file; on the worker."""
@@ -146,7 +158,7 @@ class Parts:
     def _after_close(self, level: str, logger: str, event: Any, fields: Fields) -> None:
         """Show an event that comes too late, and count it: there is no worker any more."""
         self.worker.events_dropped["closed"] += 1
-        if self._settings.console != "off":
+        if self._settings.console != "off" and self.worker.events_dropped["closed"] <= SHOWN_AFTER_CLOSE:
             print_plainly(level, logger, event, fields)
 
     def _last_line(self) -> str:

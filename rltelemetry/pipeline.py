@@ -19,11 +19,12 @@ import structlog
 from opentelemetry.trace import Span
 
 from rltelemetry.endings import Endings, Status, status_of
+from rltelemetry.facts import read_facts
 from rltelemetry.forks import watch_forks
 from rltelemetry.handoff import CELL, Call, Handoff
 from rltelemetry.loggers import HANDOFF, Tee, assemble, channel, set_thresholds
 from rltelemetry.processors import normalize_category, sanitize
-from rltelemetry.redact import freeze, is_secret_key
+from rltelemetry.redact import safe_text
 from rltelemetry.settings import Resolved, Settings, resolve
 from rltelemetry.stats import Stats
 from rltelemetry.stdlib import StdlibHandler
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from rltelemetry.parts import Parts
 
 __all__ = ["Telemetry", "configure", "processors"]
-
-HIDDEN_SECRET = "***"
 
 
 def configure(settings: Settings | None = None, **fields: Any) -> "Telemetry":
@@ -103,19 +102,26 @@ class Telemetry:
         return self._working_parts().spans.span(name, inputs)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Record parameters of the run; nested mappings become dotted keys, secrets are blanked."""
-        flat = {key: HIDDEN_SECRET if is_secret_key(key) else str(freeze(value)) for key, value in _flatten(params)}
-        self._call(lambda parts: parts.log_params(flat))
+        """Record parameters of the run; nested mappings become dotted keys, secrets are masked."""
+        facts = read_facts(params)
+        self._call(lambda parts: parts.log_params(facts))
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Set tags of the run."""
-        texts = {str(key): HIDDEN_SECRET if is_secret_key(str(key)) else str(freeze(tags[key])) for key in tags}
-        self._call(lambda parts: parts.set_tags(texts))
+        """Set tags of the run, likewise."""
+        facts = read_facts(tags)
+        self._call(lambda parts: parts.set_tags(facts))
 
     def log_artifact(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         """Upload a file as an artifact of the run; the file must stay until `close`."""
-        source = os.path.abspath(path)  # noqa: PTH100 - Path.resolve() would follow links, which is file access
-        self._call(lambda parts: parts.log_artifact(source, name or os.path.basename(source)))  # noqa: PTH119
+        try:
+            # Path.resolve() would follow links, which is file access
+            source = os.path.abspath(os.fsdecode(path))  # noqa: PTH100
+        except Exception as error:
+            problem = f"log_artifact: got {safe_text(path)}; expected a path ({safe_text(error)})"
+            self._call(lambda parts: parts.complain(problem))
+            return
+        target = safe_text(name) if name else os.path.basename(source)  # noqa: PTH119
+        self._call(lambda parts: parts.log_artifact(source, target))
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Wait until all that was logged before has been sent, as far as it can be; False on time-out."""
@@ -226,6 +232,8 @@ _current = _Current()
 def _point_structlog_here() -> None:
     """Make every structlog logger ours; the list of processors is kept, since loggers bound before hold on to it."""
     chain = structlog.get_config()["processors"]
+    if any(isinstance(processor, Tee) for processor in chain):
+        return  # a chain of the program's own, which feeds this pipeline itself
     if not isinstance(chain, list):
         chain = []
     chain[:] = [HANDOFF]
@@ -243,11 +251,3 @@ def _is_worker(resolved: Resolved) -> bool:
     multiprocessing = sys.modules.get("multiprocessing")
     is_worker = multiprocessing is not None and multiprocessing.parent_process() is not None
     return is_worker and resolved.settings.run_id is not None
-
-
-def _flatten(params: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    flat: list[tuple[str, Any]] = []
-    for key, value in params.items():
-        name = f"{prefix}{key}"
-        flat += _flatten(value, f"{name}.") if isinstance(value, Mapping) and value else [(name, value)]
-    return flat

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Self
 
+from rltelemetry.facts import read_facts
 from rltelemetry.provenance import source_tags
-from rltelemetry.redact import MASK, is_secret_key, redact
+from rltelemetry.redact import safe_text
 from rltelemetry.settings import Settings
 from rltelemetry.types import Origin
 
@@ -54,7 +55,7 @@ class RunPlan:
     @classmethod
     def of(cls, settings: Settings, origin: Origin, started_ms: int) -> Self:
         """Plan the run of a pipeline."""
-        given = {key: MASK if is_secret_key(key) else redact(value) for key, value in settings.tags.items()}
+        given = read_facts(settings.tags).texts
         return cls(
             tracking_uri=settings.tracking_uri,
             client_uuid=origin.client_uuid,
@@ -62,7 +63,7 @@ class RunPlan:
             run_id=origin.run_id or settings.run_id,
             experiment_id=settings.experiment_id,
             experiment_name=settings.experiment_name,
-            run_name=settings.run_name,
+            run_name=safe_text(settings.run_name) if settings.run_name else None,
             tags={**source_tags(), "rltelemetry.service": settings.service_name, **given},
             started_ms=started_ms,
         )

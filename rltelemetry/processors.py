@@ -8,7 +8,7 @@ from typing import Any
 from structlog.typing import EventDict, WrappedLogger
 
 from rltelemetry.labels import Labels
-from rltelemetry.redact import MASK, clean_text, clean_value, is_secret_key, safe_text
+from rltelemetry.redact import clean_field, clean_text, safe_text
 from rltelemetry.schema import CATEGORY_ALIASES, CATEGORY_FIELDS, Category
 
 __all__ = ["CONTROL_FIELDS", "TRACEBACK_FIELDS", "LabelMetrics", "category_of", "normalize_category", "sanitize"]
@@ -94,5 +94,4 @@ def _clean_field(name: str, value: Any) -> Any:
         return clean_text(value, _MAX_TRACEBACK, keep_newlines=True)
     if name == "event":
         return safe_text(value)
-    value = clean_value(value)
-    return MASK if isinstance(value, str) and is_secret_key(name) else value
+    return clean_field(name, value)

@@ -20,6 +20,7 @@ __all__ = [
     "MASK",
     "MAX_TEXT",
     "Unread",
+    "clean_field",
     "clean_text",
     "clean_value",
     "escape_controls",
@@ -34,6 +35,7 @@ MASK = "***"
 MAX_TEXT = 4096
 """Characters of one text; a 1 MB string would make a 2 MB span."""
 
+_OVERLAP = 1024  # a secret is looked for so far behind the place where its text is cut
 _MAX_RENDERED = 1000  # characters of what is rendered in the caller, who waits for it
 _MAX_ELEMENT = 80
 _MAX_ITEMS = 6
@@ -52,10 +54,10 @@ _BRACKETS: dict[type, tuple[str, str]] = {
 }
 
 _SCHEMES = r"(?:bearer|basic|digest|negotiate|token)[ \t]+"
-_KEY_WORDS = ("access", "api", "auth", "encryption", "private", "secret", "signing")  # ... followed by "key"
+_KEY_WORDS = frozenset({"access", "api", "auth", "encryption", "private", "secret", "signing"})  # ... before "key"
 _NAMES = (
     "passwd|password|passphrase|pwd|secret|token|authorization|credentials?"
-    rf"|(?:{'|'.join(_KEY_WORDS)})[_-]?key"
+    rf"|(?:{'|'.join(sorted(_KEY_WORDS))})[_-]?key"
 )
 _USERINFO = re.compile(r"(?<=://)[^\s/?#\"'<>]*@")
 _PAIR = re.compile(
@@ -70,9 +72,13 @@ _HINT = re.compile(r"[=:_-]|basic|bearer|dapi|AKIA|eyJ", re.IGNORECASE)  # no se
 
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _SECRET_WORDS = frozenset(
-    {"apikey", "authorization", "credential", "credentials", "passphrase", "passwd", "password", "pwd", "secret"}
+    {
+        *("apikey", "authorization", "credential", "credentials", "passphrase", "passwd", "password", "passwords"),
+        *("pwd", "secret", "secrets"),
+    }
 )
-_SECRET_LAST = frozenset({"token", "authtoken", "accesstoken", "cookie"})
+_SECRET_LAST = frozenset({"token", "authtoken", "accesstoken", "cookie", "pass"})
+_HOLDERS = frozenset({"value", "text", "string"})  # ... of a token
 
 # bidirectional overrides and line separators reorder or break a line as surely as C0 and C1 do
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
@@ -113,9 +119,11 @@ def redact(text: str) -> str:
 def is_secret_key(name: str) -> bool:
     """Whether a field of this name holds a secret: `api_key`, `dbPassword`, `hf_token`, but not `num_tokens`."""
     words = [word.lower() for word in _WORDS.findall(name[:MAX_TEXT])]
+    while len(words) > 1 and words[-1] in _HOLDERS:
+        words.pop()
     if not words:
         return False
-    is_key = words[-1] == "key" and any(word in _KEY_WORDS for word in words)
+    is_key = any(word == "key" and not _KEY_WORDS.isdisjoint(words[:place]) for place, word in enumerate(words))
     return is_key or words[-1] in _SECRET_LAST or not _SECRET_WORDS.isdisjoint(words)
 
 
@@ -127,8 +135,8 @@ def escape_controls(text: str, keep_newlines: bool = False) -> str:
 
 
 def clean_text(text: str, limit: int = MAX_TEXT, keep_newlines: bool = False) -> str:
-    """Cut, redact and escape a text."""
-    return escape_controls(redact(_cut(text, limit)), keep_newlines)
+    """Redact, cut and escape a text."""
+    return escape_controls(_cut_redacted(text, limit), keep_newlines)
 
 
 def safe_text(value: object, limit: int = MAX_TEXT) -> str:
@@ -137,6 +145,12 @@ def safe_text(value: object, limit: int = MAX_TEXT) -> str:
     if isinstance(frozen, bytes):
         return clean_text(frozen[:limit].decode("utf-8", "backslashreplace"), limit)
     return clean_text(frozen if isinstance(frozen, str) else _describe(frozen), limit)
+
+
+def clean_field(name: str, value: Any) -> Any:
+    """Return what `clean_value` does, but the mask for a text under a secret's name; a number there is a measure."""
+    clean = clean_value(value)
+    return MASK if isinstance(clean, str) and is_secret_key(name) else clean
 
 
 def clean_value(value: Any) -> Any:
@@ -232,22 +246,27 @@ def _outline(value: Any, depth: int) -> str:
     opening, closing = _BRACKETS[kind]
     if depth == 0:
         return f"{opening}...{closing}"
-    first = islice(value.items() if kind is dict else value, _MAX_ITEMS)
-    texts = [_outline_pair(item, depth) if kind is dict else _outline(item, depth - 1) for item in first]
+    if kind is dict:
+        texts = [
+            f"{_element(key)}: {_outline_under(key, item, depth)}" for key, item in islice(value.items(), _MAX_ITEMS)
+        ]
+    else:  # ("password", "..."), ["--token", "..."]
+        first = list(islice(value, _MAX_ITEMS))
+        texts = [_outline_under(name, item, depth) for name, item in zip([None, *first], first, strict=False)]
     more = ["..."] if len(value) > _MAX_ITEMS else []
     return f"{opening}{', '.join(texts + more)}{closing}"
 
 
-def _outline_pair(item: tuple[Any, Any], depth: int) -> str:
-    key, value = item
-    is_secret = isinstance(key, str) and is_secret_key(key)
-    return f"{_element(key)}: {MASK if is_secret else _outline(value, depth - 1)}"
+def _outline_under(name: Any, value: Any, depth: int) -> str:
+    """The outline of a value that stands under, or behind, a name; the mask where that is a secret's."""
+    is_secret = isinstance(name, str) and len(name) <= _MAX_ELEMENT and is_secret_key(name)
+    return MASK if is_secret and isinstance(value, (str, bytes)) else _outline(value, depth - 1)
 
 
 def _element(value: Any) -> str:
     frozen = freeze(value)
     if type(frozen) is str and isinstance(value, str):
-        return repr(_cut(frozen, _MAX_ELEMENT))
+        return repr(_cut_redacted(frozen, _MAX_ELEMENT))
     if isinstance(frozen, bytes):
         return repr(frozen[:_MAX_ELEMENT])
     return _cut(frozen if isinstance(frozen, str) else _describe(frozen), _MAX_ELEMENT)
@@ -261,6 +280,13 @@ def _describe(number: object) -> str:
 
 def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text) - limit} more characters)"
+
+
+def _cut_redacted(text: str, limit: int) -> str:
+    """Cut behind the secrets: half of one is no longer recognised, and still half of one."""
+    if len(text) <= limit:
+        return redact(text)
+    return f"{redact(text[: limit + _OVERLAP])[:limit]}... ({len(text) - limit} more characters)"
 
 
 def _unrepresentable(value: Any) -> str:

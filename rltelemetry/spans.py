@@ -24,7 +24,7 @@ from opentelemetry.trace import (
 )
 
 from rltelemetry.handoff import Handoff, SpanEnd
-from rltelemetry.redact import clean_text, clean_value, safe_text
+from rltelemetry.redact import clean_field, clean_text, safe_text
 
 __all__ = ["SpanOpener", "add_foreign_event", "clean_attributes", "event_attributes"]
 
@@ -105,7 +105,8 @@ class SpanOpener:
 
 def event_attributes(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Make OTLP attributes of fields that nobody has looked at: numbers, texts and truth values."""
-    return clean_attributes({safe_text(key): clean_value(value) for key, value in fields.items()})
+    names = {key: safe_text(key) for key in fields}
+    return clean_attributes({names[key]: clean_field(names[key], value) for key, value in fields.items()})
 
 
 def clean_attributes(fields: Mapping[str, Any]) -> dict[str, Any]:

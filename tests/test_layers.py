@@ -9,9 +9,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 RLTELEMETRY: list[set[str]] = [
     {"errors", "schema", "clock", "endings", "stats", "current_span", "processes"},
-    {"types", "locks"},
+    {"types", "locks", "keys"},
     {"ports", "settings", "filtering", "labels", "extract", "redact", "notices"},
-    {"processors", "provenance"},
+    {"processors", "provenance", "facts"},
     {"plan"},
     {"handoff"},
     {"loggers", "spans", "forks", "chain"},

@@ -191,6 +191,52 @@ def test_secret_in_the_address_is_used_and_never_shown(
     assert "hunter2" not in str(fake_mlflow.run(str(telemetry.run_id)))
 
 
+def test_no_secret_leaves_by_spans_parameters_tags_or_late_events(
+    configure: Configure, fake_mlflow: FakeMlflow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = "http://ann:S3CR3T@host"
+    log = structlog.get_logger("late")
+    with configure(console="json", tags={"password": "S3CR3T", "db": url}, run_name=f"of {url}") as telemetry:
+        telemetry.log_params({"db": url, "nested": {"api_key": "S3CR3T"}})
+        telemetry.set_tags({"x": "token=S3CR3T"})
+        with telemetry.span(f"at {url}", password="S3CR3T", url=url):
+            log.info("on a span", step=1, password="S3CR3T", urls=[url], pair=("token", "S3CR3T"))
+    log.info(f"late {url}", password="S3CR3T")
+    output = capsys.readouterr()
+    sent = "".join(str(request.body) for request in fake_mlflow.requests)
+    assert "on a span" in sent
+    assert "late" in output.err
+    assert "S3CR3T" not in output.err + output.out + sent
+
+
+def test_no_method_raises_whatever_it_is_given(configure: Configure, fake_mlflow: FakeMlflow) -> None:
+    with configure() as telemetry:
+        for given in (None, [1], 5, {"a": 10**5000}):
+            telemetry.log_params(given)  # type: ignore[arg-type]
+            telemetry.set_tags(given)  # type: ignore[arg-type]
+        telemetry.log_artifact(5)  # type: ignore[arg-type]
+        telemetry.log_params({"good": 1})
+    assert fake_mlflow.run(str(telemetry.run_id)).params == {"a": "<integer of 16610 bits>", "good": "1"}
+
+
+def test_refused_parameter_costs_only_itself(configure: Configure, fake_mlflow: FakeMlflow) -> None:
+    with configure() as telemetry:
+        telemetry.log_params({"lr": 1})
+        telemetry.log_params({"lr": 2, "gamma": 0.9})  # MLflow refuses to change a parameter
+    assert fake_mlflow.run(str(telemetry.run_id)).params == {"lr": "1", "gamma": "0.9"}
+
+
+def test_events_after_the_end_are_shown_for_a_while_only(
+    configure: Configure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with configure(console="json"):
+        pass
+    capsys.readouterr()
+    for index in range(1000):
+        structlog.get_logger("late").info(f"late {index}")
+    assert 0 < capsys.readouterr().err.count("late ") < 1000
+
+
 def test_counts_are_exact(configure: Configure) -> None:
     with configure() as telemetry:
         log = structlog.get_logger()
@@ -232,6 +278,30 @@ def test_processors_feed_the_pipeline_from_a_chain_of_ones_own(configure: Config
     assert values(fake_mlflow, telemetry.run_id) == {"trainer/critic_loss": [(100, 0.5)]}
     assert len(rendered) == 1
     assert "critic_loss=0.5" in rendered[0]
+
+
+@pytest.mark.parametrize("comes_first", ["structlog", "rltelemetry"])
+def test_chain_of_ones_own_may_be_configured_before_or_after(
+    configure: Configure, fake_mlflow: FakeMlflow, capsys: pytest.CaptureFixture[str], comes_first: str
+) -> None:
+    structlog.reset_defaults()
+
+    def configure_structlog() -> None:
+        structlog.configure(
+            processors=[*rltelemetry.processors(), structlog.processors.KeyValueRenderer(key_order=["event"])]
+        )
+
+    if comes_first == "structlog":
+        configure_structlog()
+    with configure(console="json") as telemetry:
+        if comes_first == "rltelemetry":
+            configure_structlog()
+        structlog.get_logger().info("train", category="train", critic_loss=0.5, timesteps=100)
+    structlog.reset_defaults()
+    assert values(fake_mlflow, telemetry.run_id) == {"trainer/critic_loss": [(100, 0.5)]}
+    output = capsys.readouterr()
+    assert output.out == "event='train' category='TRAINER' critic_loss=0.5 timesteps=100\n"
+    assert '"event": "train"' not in output.err
 
 
 def test_artifact_is_uploaded(configure: Configure, fake_mlflow: FakeMlflow, tmp_path: Any) -> None:

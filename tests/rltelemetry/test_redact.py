@@ -102,6 +102,11 @@ def test_harmless_texts_stay_as_they_are(text: str) -> None:
     assert redact(text) == text
 
 
+def test_a_secret_across_the_cut_is_gone() -> None:
+    assert "hunter" not in clean_text("x" * 4080 + "http://ann:hunter2hunter2@host")
+    assert "hunter" not in freeze(["https://oauth2:" + "hunter2" * 30 + "@gitlab/x"])
+
+
 def test_what_surrounds_a_secret_stays() -> None:
     assert redact("GET http://u:p@h:1/x?token=abc&b=2 failed") == "GET http://***@h:1/x?token=***&b=2 failed"
 
@@ -117,7 +122,8 @@ def test_redaction_of_a_megabyte_takes_linear_time(piece: str) -> None:
 @pytest.mark.parametrize(
     "name",
     ["password", "db_password", "dbPassword", "token", "access_token", "hf-token", "api_key", "apiKey", "APIKEY",
-     "Authorization", "client_secret", "AWS_SECRET_ACCESS_KEY", "credentials", "private_key", "MLFLOW_TRACKING_TOKEN"],
+     "Authorization", "client_secret", "AWS_SECRET_ACCESS_KEY", "credentials", "private_key", "MLFLOW_TRACKING_TOKEN",
+     "DB_PASS", "passwords", "private_key_pem", "token_value"],
 )  # fmt: skip
 def test_secret_names_are_known(name: str) -> None:
     assert is_secret_key(name)

@@ -1,11 +1,13 @@
 """The streams of calls: parameters, tags and the run's end, in order; and of artifacts, which hold up nobody else."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from rltelemetry.notices import Notices
 from rltelemetry.sinks.mlflow.backoff import Breaker, Patience
+from rltelemetry.sinks.mlflow.bisection import split
 from rltelemetry.sinks.mlflow.client import MlflowClient
 from rltelemetry.sinks.mlflow.destination import Destination
 from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict
@@ -59,8 +61,10 @@ class CallStream:
         if outcome.is_delivered:
             self._spool.ack(row)
             self.patience.reset()
+        elif outcome.verdict is Verdict.POISON and name in {"params", "tags"}:
+            return await self._take_apart(run_id, row, name, arguments, outcome)
         elif outcome.verdict is Verdict.POISON or _is_switched_off(outcome):
-            self._bury(row, name, outcome)
+            self._bury(row, name, outcome.cause)
             return Outcome(Verdict.DELIVERED)
         elif outcome.is_timeout:
             self.patience.grow()
@@ -80,9 +84,27 @@ class CallStream:
         target = f"{root}/{arguments['name']}"
         return await self._client.put_artifact(target, Path(arguments["path"]), max(timeout_s, MIN_UPLOAD_S))
 
-    def _bury(self, row: Row, name: str, outcome: Outcome) -> None:
-        self._spool.bury(row, outcome.cause)
-        self._notices.warn(f"refused {name}", f"MLflow refuses {_ARTICLE[name]} for good: {outcome.cause}")
+    async def _take_apart(
+        self, run_id: str, row: Row, name: str, arguments: dict[str, Any], refusal: Outcome
+    ) -> Outcome:
+        """Find the entries that are refused (a parameter whose value has changed); the others are stored on the way."""
+
+        async def offer(entries: Sequence[tuple[str, Any]]) -> Outcome:
+            return await self._perform(run_id, name, dict(entries))
+
+        parts = await split(list(arguments.items()), refusal, offer)
+        if parts.failure is not None:
+            return parts.failure
+        if parts.refused:
+            (key, _), cause = parts.refused[0]
+            self._bury(row, name, f"{key!r} and {len(parts.refused) - 1} more: {cause}")
+        else:
+            self._spool.ack(row)
+        return Outcome(Verdict.DELIVERED)
+
+    def _bury(self, row: Row, name: str, cause: str) -> None:
+        self._spool.bury(row, cause)
+        self._notices.warn(f"refused {name}", f"MLflow refuses {_ARTICLE[name]} for good: {cause}")
 
 
 _ARTICLE: Final = {"params": "parameters", "tags": "tags", "status": "the run's end", "artifact": "an artifact"}

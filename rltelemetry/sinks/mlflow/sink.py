@@ -51,9 +51,8 @@ class MlflowSink:
         self.add_points(points)
         for key, reason in refusals:
             self._points.refuse(reason)
-            self._notices.once(
-                f"{reason} {key}", f"{key} is no metric point: {_WHY[reason]}. Said once; all are counted."
-            )
+            cause = reason if reason == "too_many_fields" else f"{reason} {key}"
+            self._notices.once(cause, f"{key} is no metric point: {_WHY[reason]}. Said once; all are counted.")
 
     def add_points(self, points: Sequence[MetricPoint]) -> None:
         """Take points, those that no event carries (system metrics) included."""

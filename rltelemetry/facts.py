@@ -1,0 +1,50 @@
+"""What a program says of its run, parameters and tags, as texts that MLflow takes; total, like a log call."""
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from rltelemetry.keys import mlflow_key
+from rltelemetry.redact import clean_field, safe_text
+
+__all__ = ["Facts", "read_facts"]
+
+MAX_DEPTH: Final = 8
+"""Of nested mappings; deeper ones are shown as an outline."""
+
+MAX_FACTS: Final = 2000
+"""Of one call; more is a mistake that must not fill the disk."""
+
+
+class Facts(NamedTuple):
+    """Clean names and values, and what could not be read, in words."""
+
+    texts: dict[str, str]
+    problem: str = ""
+
+
+def read_facts(given: Any) -> Facts:
+    """Flatten a mapping: nested names are joined by dots, secrets are masked, names are made acceptable."""
+    if not isinstance(given, Mapping):
+        return Facts({}, f"got {safe_text(type(given).__name__)}; expected a mapping of names to values")
+    texts: dict[str, str] = {}
+    try:
+        _flatten(given, "", MAX_DEPTH, texts)
+    except Exception as error:  # a mapping's own code runs here
+        return Facts(texts, f"could not be read to its end: {safe_text(error)}")
+    if len(texts) >= MAX_FACTS:
+        return Facts(texts, f"has more than {MAX_FACTS} entries; the first are taken")
+    return Facts(texts)
+
+
+def _flatten(given: Mapping[Any, Any], prefix: str, depth: int, texts: dict[str, str]) -> None:
+    for name, value in given.items():
+        if len(texts) >= MAX_FACTS:
+            return
+        path = f"{prefix}{safe_text(name)}"
+        if depth and isinstance(value, Mapping) and value:
+            _flatten(value, f"{path}.", depth - 1, texts)
+            continue
+        key = mlflow_key("", path)
+        while key in texts:
+            key += "_"
+        texts[key] = str(clean_field(path, value))
