@@ -21,6 +21,8 @@ from rltelemetry.redact import clean_text
 __all__ = ["Outcome", "Verdict", "classify", "transport_failure"]
 
 RETRIED_STATUSES: Final = frozenset({408, 425, 429})
+TIMEOUT_STATUSES: Final = frozenset({408, 504})
+SERVER_WIDE_STATUSES: Final = frozenset({0, 429, 502, 503})
 POISON_STATUSES: Final = frozenset({400, 413, 422})
 UNSUPPORTED_STATUSES: Final = frozenset({501, 505})
 MAX_REASON: Final = 300
@@ -68,7 +70,7 @@ class Outcome:
     @property
     def is_server_wide(self) -> bool:
         """Whether it would have happened to any other request, too."""
-        return self.status in {0, 429} or self.retry_after_s > 0
+        return self.status in SERVER_WIDE_STATUSES or self.retry_after_s > 0
 
     @property
     def error_code(self) -> str:
@@ -76,7 +78,7 @@ class Outcome:
         return str(self.answer.get("error_code", "")) if self.status >= 400 else ""
 
     def __str__(self) -> str:
-        return f"{self.cause}. {self.remedy}".strip() if self.remedy else self.cause
+        return f"{self.cause.rstrip('.')}. {self.remedy}".rstrip()
 
 
 def classify(status: int, headers: Mapping[str, str], body: bytes, *, needs_json: bool = True) -> Outcome:
@@ -99,7 +101,15 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, *, needs_json
             return Outcome(Verdict.HELD, status, f"got HTTP {status} without a JSON object", remedy)
         return Outcome(Verdict.DELIVERED, status, answer=known)
     if status in RETRIED_STATUSES or (status >= 500 and status not in UNSUPPORTED_STATUSES):
-        return Outcome(Verdict.RETRY, status, seen, retry_after_s=_retry_after_s(headers), answer=known)
+        return Outcome(
+            Verdict.RETRY,
+            status,
+            seen,
+            retry_after_s=_retry_after_s(headers),
+            is_timeout=status in TIMEOUT_STATUSES,
+            is_uncertain=status in TIMEOUT_STATUSES or status >= 500,
+            answer=known,
+        )
     if remedy := _remedy(status, known, text):
         return Outcome(Verdict.HELD, status, seen, remedy, answer=known)
     if status in POISON_STATUSES:

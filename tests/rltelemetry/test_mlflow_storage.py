@@ -1,0 +1,199 @@
+"""Where a spool lies: one owner a file, families of forked processes, what is refused."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rltelemetry.sinks.mlflow.storage import (
+    SpoolFile,
+    connect_disk,
+    connect_memory,
+    default_directory,
+    is_network_file_system,
+)
+
+NOW_NS = 1_700_000_000_000_000_000
+
+
+def new(directory: Path, parent: SpoolFile | None = None) -> SpoolFile:
+    return SpoolFile.new(directory, NOW_NS, parent)
+
+
+def test_name_says_when_and_who() -> None:
+    file = new(Path("/x"))
+    assert file.path.name.startswith(f"20231114-221320-{os.getpid()}-")
+    assert file.path.suffix == ".spool"
+
+
+def test_family_has_one_head_whatever_the_depth(tmp_path: Path) -> None:
+    head = new(tmp_path)
+    child = new(tmp_path, head)
+    grandchild = new(tmp_path, child)
+    assert (head.is_child, child.is_child, grandchild.is_child) == (False, True, True)
+    assert head.family == child.family == grandchild.family
+    assert grandchild.head.path == head.path
+    for file in (head, child, grandchild):
+        file.path.touch()
+    new(tmp_path).path.touch()
+    assert [file.path for file in head.children()] == sorted([child.path, grandchild.path])
+    listed = [file.path for file in SpoolFile.all_in(tmp_path)]
+    assert listed.index(head.path) < listed.index(child.path)
+    assert len(listed) == 4
+
+
+def test_file_has_one_owner_within_a_process(tmp_path: Path) -> None:
+    file = new(tmp_path)
+    assert file.acquire()
+    assert file.acquire()
+    assert not SpoolFile(file.path).acquire()
+    file.release(remove=False)
+    assert SpoolFile(file.path).acquire()
+
+
+def test_owner_in_another_process_is_respected_until_it_dies(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from rltelemetry.sinks.mlflow.storage import SpoolFile, connect_disk
+file = SpoolFile(Path(sys.argv[1]))
+connect_disk(file, "normal")
+print("ready", flush=True)
+sys.stdin.read()
+"""
+    path = tmp_path / "a.spool"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        assert not SpoolFile(path).acquire_abandoned()
+        with pytest.raises(BlockingIOError):
+            connect_disk(SpoolFile(path), "normal")
+        process.kill()
+        process.wait()
+        assert SpoolFile(path).acquire_abandoned()
+
+
+def test_lock_is_not_inherited_by_a_forked_child(tmp_path: Path) -> None:
+    file = new(tmp_path)
+    file.acquire()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if not SpoolFile(file.path).acquire() else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert not SpoolFile(file.path).acquire()
+
+
+def test_what_never_existed_or_is_gone_is_not_abandoned(tmp_path: Path) -> None:
+    file = SpoolFile(tmp_path / "none.spool")
+    assert not file.acquire_abandoned()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_removing_takes_every_companion_along(tmp_path: Path) -> None:
+    file = new(tmp_path)
+    db = connect_disk(file, "normal")
+    db.execute("INSERT INTO meta VALUES ('a', '1')")
+    db.commit()
+    assert len(list(tmp_path.iterdir())) > 2
+    db.close()
+    file.release(remove=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_are_for_the_owner_only(tmp_path: Path) -> None:
+    file = new(tmp_path / "deep" / "down")
+    connect_disk(file, "normal").close()
+    assert file.path.parent.stat().st_mode & 0o777 == 0o700
+    assert file.path.stat().st_mode & 0o777 == 0o600
+    assert file.lock_path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("which", ["path", "lock_path"])
+def test_link_in_the_place_of_a_file_is_not_followed(tmp_path: Path, which: str) -> None:
+    target = tmp_path / "precious"
+    target.write_text("keep")
+    file = SpoolFile(tmp_path / "a.spool")
+    getattr(file, which).symlink_to(target)
+    with pytest.raises(OSError, match="symbolic links"):
+        connect_disk(file, "normal")
+    assert target.read_text() == "keep"
+
+
+def test_disk_is_in_wal_mode_with_the_durability_that_was_asked_for(tmp_path: Path) -> None:
+    normal, full = connect_disk(new(tmp_path), "normal"), connect_disk(new(tmp_path), "full")
+    assert normal.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert normal.execute("PRAGMA synchronous").fetchone() == (1,)
+    assert full.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+def test_network_file_system_gets_no_wal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rltelemetry.sinks.mlflow.storage.is_network_file_system", lambda _path: True)
+    assert connect_disk(new(tmp_path), "normal").execute("PRAGMA journal_mode").fetchone() == ("truncate",)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"), [("/home/me/x", True), ("/home/me/local/x", False), ("/tmp/x", False), ("/my disk/x", True)]
+)
+def test_longest_mount_point_decides(path: str, expected: bool) -> None:
+    mounts = (
+        "/dev/sda / ext4 rw 0 0\nserver:/home /home nfs4 rw 0 0\n/dev/sdb /home/me/local ext4 rw 0 0\n"
+        "//nas/share /my\\040disk cifs rw 0 0\nbroken line\n"
+    )
+    assert is_network_file_system(Path(path), mounts) is expected
+
+
+@pytest.mark.parametrize(
+    "content", [b"not a database, although long enough to be taken for one" * 20, b"SQLite format 3"]
+)
+def test_foreign_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    file = new(tmp_path)
+    file.path.write_bytes(content)
+    with pytest.raises(sqlite3.DatabaseError):
+        connect_disk(file, "normal")
+    assert file.path.read_bytes() == content
+
+
+def test_spool_of_another_version_is_refused(tmp_path: Path) -> None:
+    file = new(tmp_path)
+    db = connect_disk(file, "normal")
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(sqlite3.DatabaseError, match="schema version 99"):
+        connect_disk(file, "normal")
+
+
+def test_file_that_is_put_aside_is_no_spool_any_more(tmp_path: Path) -> None:
+    file = new(tmp_path)
+    file.path.write_text("x")
+    aside = file.put_aside("damaged")
+    assert aside.exists()
+    assert SpoolFile.all_in(tmp_path) == []
+
+
+def test_directory_is_that_of_the_state_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/state")
+    assert default_directory() == Path("/state/rltelemetry")
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert default_directory() == Path("/home/me/.local/state/rltelemetry")
+
+
+def test_memory_has_the_same_tables(tmp_path: Path) -> None:
+    query = "SELECT name, sql FROM sqlite_master ORDER BY name"
+    assert connect_memory().execute(query).fetchall() == connect_disk(new(tmp_path), "normal").execute(query).fetchall()
+
+
+def test_time_of_the_last_write_is_known(tmp_path: Path) -> None:
+    file = new(tmp_path)
+    assert file.written_at_ns == 0
+    file.path.touch()
+    wal = file.path.with_name(f"{file.path.name}-wal")
+    wal.touch()
+    os.utime(file.path, ns=(NOW_NS, NOW_NS))
+    os.utime(wal, ns=(NOW_NS + 5, NOW_NS + 5))
+    assert file.written_at_ns == NOW_NS + 5
