@@ -67,7 +67,10 @@ def processors() -> list[Any]:
 
 
 class Telemetry:
-    """An open pipeline. No method but `wait_ready`, `flush` and `close` may wait, and none raises into the program."""
+    """An open pipeline.
+
+    No method but `wait_ready`, `commit`, `flush` and `close` may wait, and none raises into the program.
+    """
 
     def __init__(self, resolved: Resolved) -> None:
         self._resolved = resolved
@@ -127,6 +130,11 @@ class Telemetry:
         """Wait until all that was logged before has been sent, as far as it can be; False on time-out."""
         parts = self._parts
         return parts is not None and parts.worker.flush(timeout_s)
+
+    def commit(self, timeout_s: float = 1.0) -> bool:
+        """Wait until all that was logged before lies in the spool, where kill -9 cannot reach it; False on time-out."""
+        parts = self._parts
+        return parts is not None and parts.worker.commit(timeout_s)
 
     def stats(self) -> Stats:
         """Count what became of everything so far."""

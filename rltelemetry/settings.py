@@ -60,6 +60,7 @@ class Settings(BaseModel):
     tags: dict[str, str] = Field(default_factory=dict, description="Tags of the run.")
     system_metrics: bool = Field(True, description="Sample CPU, memory, disk, network, GPU (needs psutil).")
     system_metrics_interval_s: float = Field(10.0, gt=0, description="Seconds between two samples.")
+    system_metrics_first_step: int = Field(0, ge=0, description="Step of the first sample: a continued run's next.")
     trace_interval_s: float = Field(
         0.0, ge=0, description="At most one root span per so many seconds; 0 traces every one."
     )

@@ -114,6 +114,14 @@ class Worker:
         self._handoff.wake()
         return flush.done.wait(timeout_s) and flush.is_complete
 
+    def commit(self, timeout_s: float) -> bool:
+        """Wait until everything logged before this call was put aside by the sinks; False on time-out."""
+        done = threading.Event()
+        self._handoff.put_unbounded(Call(self._commit))
+        self._handoff.put_unbounded(Call(done.set))
+        self._handoff.wake()
+        return done.wait(timeout_s)
+
     def close(self, timeout_s: float) -> bool:
         """Process what waits, send what can be sent, end the thread; False if it did not end in time."""
         self._closing_at = time.monotonic() + timeout_s

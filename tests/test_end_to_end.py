@@ -101,7 +101,7 @@ def training(mlflow_server: RealMlflow, tmp_path_factory: pytest.TempPathFactory
             *(sys.executable, "-m", "trainers", "ppo", "--config", str(ROOT / "configs" / "ppo.yaml")),
             *("--training-core.total-timesteps", str(UPDATES * 2048), "--evaluation.eval-interval", "2"),
             *("--evaluation.num-eval-episodes", "4", "--evaluation.num-envs", "4"),
-            *("--logging.trace-interval-s", "0", "--run-name", "end-to-end"),
+            *("--logging.trace-interval-s", "0", "--run-name", "end-to-end", "--checkpointing.no-save"),
         ],
         env=environ, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip

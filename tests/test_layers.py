@@ -24,7 +24,7 @@ RLTELEMETRY: list[set[str]] = [
     {"worker", "export"},
     {"parts"},
     {"pipeline"},
-    {"server", "doctor", "sync", "tail", "compat"},
+    {"server", "doctor", "sync", "tail", "compat", "resumption"},
     {"cli"},
     {"__main__"},
 ]
@@ -40,7 +40,8 @@ TRAINERS: list[set[str]] = [
     {"simulators"},
     {"ppo", "spo"},
     {"emit"},
-    {"evaluation", "checkpoint"},
+    {"evaluation", "checkpoint", "divergence"},
+    {"survival"},
     {"loop"},
     {"cli"},
     {"__main__"},

@@ -57,6 +57,9 @@ MISC_KEYS: Final = (
 SHARED_NAMES: Final = {"actor_lr": "learning_rate"}
 """Names of the algorithms' own metrics for what the schema calls otherwise."""
 
+COMMIT_S: Final = 2.0
+"""Longest wait for the telemetry's disk at a checkpoint; usually a few milliseconds."""
+
 
 class Stamp(NamedTuple):
     """Where in the training an event belongs: environment steps so far, and updates that the policy has had."""
@@ -66,23 +69,47 @@ class Stamp(NamedTuple):
 
 
 class Tracer(Protocol):
-    """What is asked of the telemetry: spans."""
+    """What is asked of the telemetry, beside taking log calls."""
 
     def span(self, name: str, /, **inputs: Any) -> AbstractContextManager[Any]:
         """Make a span current for a `with` block."""
+
+    def commit(self, timeout_s: float) -> bool:
+        """Wait until what was logged is safe from the end of this process; False on time-out."""
 
 
 class Emitter:
     """Logs one algorithm's events.
 
+    A resumed run does some updates again whose metrics its MLflow run has already: they are left out, so that no step
+    is there twice.
+
     Args:
         algorithm: names the logger, `trainers.<algorithm>`, for filters.
         tracer: opens the spans.
+        stored: the last timesteps of each category, in lower case, that the MLflow run has.
+
+    Attributes:
+        emitted: the last timesteps of each category that this process, or one before it, has emitted.
     """
 
-    def __init__(self, algorithm: str, tracer: Tracer) -> None:
+    def __init__(self, algorithm: str, tracer: Tracer, stored: Mapping[str, int] | None = None) -> None:
         self.span = tracer.span
+        self._tracer = tracer
+        self.emitted = dict(stored or {})
         self._log = structlog.get_logger(f"trainers.{algorithm}")
+
+    def commit(self) -> None:
+        """Make what was emitted safe from kill -9: a checkpoint says that it has been emitted."""
+        self._tracer.commit(COMMIT_S)
+
+    def say(self, text: str, **facts: Any) -> None:
+        """Say something; no metrics."""
+        self._log.info(text, category="MISC", **facts)
+
+    def complain(self, text: str) -> None:
+        """Warn of something that the run survives."""
+        self._log.warning(text, category="MISC")
 
     def started(self, **facts: Any) -> None:
         """Say what is about to be trained; no metrics."""
@@ -91,25 +118,29 @@ class Emitter:
     def trainer(self, stamp: Stamp, metrics: Mapping[str, Any]) -> None:
         """Emit the optimisation of one update."""
         named = {SHARED_NAMES.get(key, key): value for key, value in metrics.items()}
-        fields = dict.fromkeys(TRAINER_KEYS) | named
-        self._log.info("train", category="TRAINER", **stamp._asdict(), **fields)
+        self._emit("train", "TRAINER", stamp, dict.fromkeys(TRAINER_KEYS) | named)
 
     def actor(self, stamp: Stamp, episodes: EpisodeSummary) -> None:
         """Emit the last training episodes."""
-        self._log.info("rollout", category="ACTOR", **stamp._asdict(), **_in_order(ACTOR_KEYS, episodes._asdict()))
+        self._emit("rollout", "ACTOR", stamp, _in_order(ACTOR_KEYS, episodes._asdict()))
 
     def evaluator(self, stamp: Stamp, phase: str, episodes: EpisodeSummary, duration_ms: float | None) -> None:
         """Emit one evaluation; `phase` is `training` or, for the policy that training has led to, `final`."""
         fields = {"phase": phase, **episodes._asdict(), "duration_ms": duration_ms}
-        self._log.info("evaluation", category="EVALUATOR", **stamp._asdict(), **_in_order(EVALUATOR_KEYS, fields))
+        self._emit("evaluation", "EVALUATOR", stamp, _in_order(EVALUATOR_KEYS, fields))
 
     def misc(self, stamp: Stamp, **fields: float | None) -> None:
         """Emit throughput: the fields are MISC_KEYS."""
-        self._log.info("throughput", category="MISC", **stamp._asdict(), **_in_order(MISC_KEYS, fields))
+        self._emit("throughput", "MISC", stamp, _in_order(MISC_KEYS, fields))
 
     def finished(self, **facts: Any) -> None:
         """Say how the training went; no metrics."""
         self._log.info("training done", category="MISC", **facts)
+
+    def _emit(self, event: str, category: str, stamp: Stamp, fields: Mapping[str, Any]) -> None:
+        if stamp.timesteps > self.emitted.get(category.lower(), -1):
+            self.emitted[category.lower()] = stamp.timesteps
+            self._log.info(event, category=category, **stamp._asdict(), **fields)
 
 
 def _in_order(keys: tuple[str, ...], fields: Mapping[str, Any]) -> dict[str, Any]:

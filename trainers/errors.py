@@ -2,6 +2,7 @@
 
 TrainersError
  ├─ ConfigError     a setting, a file or a combination of settings cannot be used     exit code 2
+ ├─ CheckpointError a checkpoint cannot be used, or its folder not be written           exit code 2
  ├─ TaskError       the task does not exist, or cannot be trained on                  exit code 2
  ├─ MissingError    the machine lacks something: a GPU, a package                     exit code 3
  └─ DivergenceError training has produced a number that is not finite                 exit code 1
@@ -9,7 +10,7 @@ TrainersError
 
 from typing import ClassVar
 
-__all__ = ["ConfigError", "DivergenceError", "MissingError", "TaskError", "TrainersError"]
+__all__ = ["CheckpointError", "ConfigError", "DivergenceError", "MissingError", "TaskError", "TrainersError"]
 
 
 class TrainersError(Exception):
@@ -20,6 +21,12 @@ class TrainersError(Exception):
 
 class ConfigError(TrainersError):
     """A setting, a file or a combination of settings cannot be used."""
+
+    exit_code = 2
+
+
+class CheckpointError(TrainersError):
+    """A checkpoint cannot be used, or the folder for checkpoints not be written."""
 
     exit_code = 2
 

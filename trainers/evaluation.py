@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from trainers.config import EnvironmentConfig, EvaluationConfig
 from trainers.envs import VectorEnv, make_vector_env
 from trainers.rollout import EpisodeSummary
+from trainers.runtime import restart_seed
 
 __all__ = ["Evaluator", "is_evaluation_due", "run_episodes"]
 
@@ -38,16 +39,8 @@ class Evaluator:
 
     def __init__(self, evaluation: EvaluationConfig, environment: EnvironmentConfig) -> None:
         self._config = evaluation
-        self._env: VectorEnv | None = None
-        if self.is_enabled:
-            self._env = make_vector_env(
-                environment.task,
-                min(evaluation.num_envs, evaluation.num_eval_episodes),
-                evaluation.seed,
-                num_threads=environment.num_threads,
-                max_episode_steps=environment.max_episode_steps,
-                options=environment.options,
-            )
+        self._environment = environment
+        self._env = self._make_env(evaluation.seed) if self.is_enabled else None
 
     @property
     def is_enabled(self) -> bool:
@@ -63,10 +56,26 @@ class Evaluator:
         assert self._env is not None, "evaluation is switched off"
         return run_episodes(act, self._env, self._config.num_eval_episodes)
 
+    def renew(self, update: int) -> None:
+        """Go on with environments that follow on `update`, whatever was evaluated before."""
+        if self._env is not None:
+            self._env.close()
+            self._env = self._make_env(restart_seed(self._config.seed, update))
+
     def close(self) -> None:
         """Release the environments."""
         if self._env is not None:
             self._env.close()
+
+    def _make_env(self, seed: int) -> VectorEnv:
+        return make_vector_env(
+            self._environment.task,
+            min(self._config.num_envs, self._config.num_eval_episodes),
+            seed,
+            num_threads=self._environment.num_threads,
+            max_episode_steps=self._environment.max_episode_steps,
+            options=self._environment.options,
+        )
 
 
 def run_episodes(

@@ -1,4 +1,4 @@
-"""The training loop: collect -> update -> emit -> evaluate. It knows no algorithm."""
+"""The training loop: collect -> update -> emit -> evaluate -> checkpoint. It knows no algorithm."""
 
 import time
 from collections.abc import Iterator
@@ -8,10 +8,12 @@ from typing import Any, NamedTuple, Protocol
 from numpy.typing import NDArray
 from torch import nn
 
+from trainers.checkpoint import Stateful
 from trainers.emit import Emitter, Stamp
 from trainers.envs import VectorEnv
 from trainers.evaluation import Evaluator
-from trainers.rollout import EpisodeStatistics, EpisodeSummary, Policy, RolloutStorage, collect
+from trainers.rollout import EpisodeSummary, Policy, RolloutStorage, collect
+from trainers.survival import Survival, unguarded
 
 __all__ = ["Algorithm", "Metrics", "Outcome", "train"]
 
@@ -22,8 +24,8 @@ class Metrics(Protocol):
     def _asdict(self) -> dict[str, Any]: ...
 
 
-class Algorithm(Policy, Protocol):
-    """What the loop asks of an algorithm, beside acting."""
+class Algorithm(Policy, Stateful, Protocol):
+    """What the loop asks of an algorithm, beside acting and being saved."""
 
     @property
     def network(self) -> nn.Module:
@@ -33,6 +35,9 @@ class Algorithm(Policy, Protocol):
     def num_updates(self) -> int:
         """Updates that the policy has had: its version."""
 
+    def load_model(self, state: dict[str, Any], /) -> None:
+        """Take what acting needs from a `state_dict`: networks and normalisers, no optimisers, generators, counts."""
+
     def make_storage(self, num_envs: int) -> RolloutStorage:
         """Allocate a rollout."""
 
@@ -40,13 +45,11 @@ class Algorithm(Policy, Protocol):
         """Choose the best actions known; draw no random numbers."""
 
     def update(self, storage: RolloutStorage, progress: float) -> Metrics:
-        """Learn from one rollout; `progress`, 0 to 1, is how much of the run is over."""
+        """Learn from one rollout; `progress`, 0 to 1, is how much of the run is over.
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that an exact continuation needs: tensors, numbers, texts, and lists and dicts of these."""
-
-    def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """Continue from a `state_dict` of a run with the same configuration."""
+        Raises:
+            DivergenceError: a number was not finite; no step was taken with it.
+        """
 
 
 class Outcome(NamedTuple):
@@ -58,42 +61,75 @@ class Outcome(NamedTuple):
     evaluation: EpisodeSummary | None
 
 
-def train(algorithm: Algorithm, env: VectorEnv, evaluator: Evaluator, emitter: Emitter, num_updates: int) -> Outcome:
-    """Train for `num_updates` updates; if there are evaluations, the last policy gets one, too."""
+def train(
+    algorithm: Algorithm,
+    env: VectorEnv,
+    evaluator: Evaluator,
+    emitter: Emitter,
+    num_updates: int,
+    survival: Survival | None = None,
+) -> Outcome:
+    """Train for `num_updates` updates in all; if there are evaluations, the last policy gets one, too.
+
+    Raises:
+        DivergenceError: a number was not finite, and the guard does not put up with it.
+        SystemExit: the run was asked to stop; it is saved.
+    """
+    survival = survival or unguarded(algorithm, env)
+    state, keeper, stop = survival.state, survival.keeper, survival.stop
+    episodes, progress = state.episodes, state.progress
     storage = algorithm.make_storage(env.num_envs)
-    statistics = EpisodeStatistics(env.num_envs)
     watch = _Watch()
-    timesteps = 0
     evaluation: EpisodeSummary | None = None
-    for update in range(1, num_updates + 1):
+
+    def start_anew() -> None:
+        storage.start_anew()
+        episodes.drop_unfinished()
+
+    for update in range(progress.update + 1, num_updates + 1):
+        is_last, is_barrier = update == num_updates, keeper.is_barrier(update)
         watch.begin_update()
         with emitter.span("update", update=update):
-            with emitter.span("rollout"), watch.time("rollout"):
-                num_steps = collect(algorithm, env, storage, statistics)
-            with emitter.span("optimise"), watch.time("update"):
-                metrics = algorithm.update(storage, progress=(update - 1) / num_updates)
+            with survival.guard.around_update(start_anew):
+                with emitter.span("rollout"), watch.time("rollout"):
+                    num_steps = collect(algorithm, env, storage, episodes)
+                if is_barrier:
+                    storage.cut()
+                with emitter.span("optimise"), watch.time("update"):
+                    metrics = algorithm.update(storage, progress=(update - 1) / num_updates)
 
-            timesteps += num_steps
-            stamp = Stamp(timesteps, algorithm.num_updates)
-            emitter.trainer(stamp, metrics._asdict())
-            emitter.actor(stamp, statistics.summary())
+                progress.timesteps += num_steps
+                stamp = Stamp(progress.timesteps, algorithm.num_updates)
+                emitter.trainer(stamp, metrics._asdict())
+                emitter.actor(stamp, episodes.summary())
+                if evaluator.is_due(update) or (is_last and evaluator.is_enabled):
+                    with emitter.span("evaluate"), watch.time("evaluation"):
+                        evaluation = evaluator.evaluate(algorithm.act_deterministic)
+                    phase = "final" if is_last else "training"
+                    emitter.evaluator(stamp, phase, evaluation, watch.milliseconds("evaluation"))
+                emitter.misc(stamp, update=update, progress=update / num_updates, **watch.throughput(num_steps))
 
-            is_last = update == num_updates
-            if evaluator.is_due(update) or (is_last and evaluator.is_enabled):
-                with emitter.span("evaluate"), watch.time("evaluation"):
-                    evaluation = evaluator.evaluate(algorithm.act_deterministic)
-                phase = "final" if is_last else "training"
-                emitter.evaluator(stamp, phase, evaluation, watch.milliseconds("evaluation"))
-
-            emitter.misc(stamp, update=update, progress=update / num_updates, **watch.throughput(num_steps))
-    return Outcome(timesteps, watch.elapsed_s, timesteps / watch.training_s, evaluation)
+            progress.update = update
+            progress.training_s += watch.training_s
+            if keeper.is_due(update, is_last=is_last, is_stopping=stop.exit_code is not None):
+                with emitter.span("checkpoint"):
+                    emitter.commit()
+                    keeper.save(state)
+            else:
+                keeper.remember(state, watch.training_s)
+        if is_barrier:
+            start_anew()
+            env = survival.renew(update)
+            evaluator.renew(update)
+        if stop.exit_code is not None:
+            raise SystemExit(stop.exit_code)
+    return Outcome(progress.timesteps, watch.elapsed_s, progress.timesteps / progress.training_s, evaluation)
 
 
 class _Watch:
     """Times the parts of each update, and the whole."""
 
     def __init__(self) -> None:
-        self.training_s = 0.0
         self._start = time.perf_counter()
         self._seconds: dict[str, float] = {}
 
@@ -101,21 +137,26 @@ class _Watch:
     def elapsed_s(self) -> float:
         return time.perf_counter() - self._start
 
+    @property
+    def training_s(self) -> float:
+        """Of this update; evaluation does not slow training down, and is not counted."""
+        return self._seconds.get("rollout", 0.0) + self._seconds.get("update", 0.0)
+
     def begin_update(self) -> None:
         self._seconds = {}
 
     @contextmanager
     def time(self, part: str) -> Iterator[None]:
         start = time.perf_counter()
-        yield
-        self._seconds[part] = time.perf_counter() - start
+        try:
+            yield
+        finally:
+            self._seconds[part] = time.perf_counter() - start
 
     def milliseconds(self, part: str) -> float | None:
         return 1000 * self._seconds[part] if part in self._seconds else None
 
     def throughput(self, num_steps: int) -> dict[str, float | None]:
-        """What MISC says of one update; evaluation does not slow training down, and is not counted."""
-        training_s = self._seconds["rollout"] + self._seconds["update"]
-        self.training_s += training_s
+        """What MISC says of one update."""
         durations = {f"{part}_duration_ms": self.milliseconds(part) for part in ("rollout", "update", "evaluation")}
-        return {"steps_per_second": num_steps / training_s, **durations}
+        return {"steps_per_second": num_steps / self.training_s, **durations}

@@ -9,7 +9,7 @@ import torch
 from trainers.config import HardwareConfig
 from trainers.errors import MissingError
 
-__all__ = ["Runtime", "Seeds", "prepare", "resolve_device", "spawn_seeds"]
+__all__ = ["Runtime", "Seeds", "prepare", "resolve_device", "restart_seed", "spawn_seeds"]
 
 SEED_BITS: Final = 30
 """envpool gives environment i the seed `seed + i`, in a signed 32-bit number: room for 2^30 environments."""
@@ -68,6 +68,11 @@ def spawn_seeds(seed: int) -> Seeds:
     """Derive the seed of each use from the seed of the run."""
     children = np.random.SeedSequence(seed).spawn(len(Seeds._fields))
     return Seeds(*(int(child.generate_state(1)[0]) >> (32 - SEED_BITS) for child in children))
+
+
+def restart_seed(seed: int, update: int) -> int:
+    """Derive the seed of the environments that start anew after an update: never that of the first ones."""
+    return int(np.random.SeedSequence([seed, update]).generate_state(1)[0]) >> (32 - SEED_BITS)
 
 
 def _seed_global_generators(seed: int) -> None:

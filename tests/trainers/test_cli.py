@@ -19,7 +19,6 @@ from trainers.cli import arguments as arguments_module
 from trainers.cli import commands, ppo, spo, training
 from trainers.cli.algorithms import ALGORITHMS, AlgorithmEntry
 from trainers.cli.arguments import Arguments
-from trainers.cli.signals import GRACE_S, exits_on_signals
 from trainers.cli.telemetry import choose_server, telemetry_fields
 from trainers.config import PpoConfig, RunConfig, load
 from trainers.errors import DivergenceError
@@ -327,91 +326,6 @@ def test_offline_looks_for_no_server() -> None:
     assert chosen(FakeServers("http://found:1"), ["--no-mlflow"]) == (None, ["MLflow: off"])
 
 
-# --- signals
-
-
-def exit_code_of(work: Callable[[], None], monotonic: Callable[[], float] = time.monotonic) -> object:
-    with pytest.raises(SystemExit) as caught, exits_on_signals(monotonic):
-        work()
-    return caught.value.code
-
-
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
-def test_signal_unwinds_the_block_with_its_code(name: str, code: int) -> None:
-    unwound = []
-
-    def work() -> None:
-        try:
-            signal.raise_signal(getattr(signal, name))
-        finally:
-            unwound.append(True)
-
-    assert exit_code_of(work) == code
-    assert unwound == [True]
-
-
-def test_handlers_are_given_back() -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
-    with exits_on_signals():
-        assert signal.getsignal(signal.SIGTERM) not in before
-    with pytest.raises(SystemExit), exits_on_signals():
-        signal.raise_signal(signal.SIGINT)
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
-
-
-def test_second_signal_does_not_cut_the_flush_short_until_the_grace_is_over() -> None:
-    now, flushed = [0.0], []
-
-    def work() -> None:
-        try:
-            signal.raise_signal(signal.SIGHUP)
-        finally:
-            now[0] = GRACE_S - 1
-            signal.raise_signal(signal.SIGTERM)
-            flushed.append(True)
-            now[0] = GRACE_S
-            signal.raise_signal(signal.SIGTERM)
-            flushed.append(False)
-
-    assert exit_code_of(work, lambda: now[0]) == 143
-    assert flushed == [True]
-
-
-def test_second_ctrl_c_is_left_to_the_system() -> None:
-    left = []
-
-    def work() -> None:
-        try:
-            signal.raise_signal(signal.SIGINT)
-        finally:
-            left.append(signal.getsignal(signal.SIGINT))
-
-    assert exit_code_of(work) == 130
-    assert left == [signal.SIG_DFL]
-
-
-def test_ignored_signal_stays_ignored() -> None:
-    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with exits_on_signals():
-            signal.raise_signal(signal.SIGHUP)
-    finally:
-        signal.signal(signal.SIGHUP, previous)
-
-
-def test_other_threads_leave_signals_alone() -> None:
-    seen = []
-
-    def work() -> None:
-        with exits_on_signals():
-            seen.append(signal.getsignal(signal.SIGTERM))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert seen == [signal.SIG_DFL]
-
-
 # --- exit codes
 
 
@@ -483,6 +397,9 @@ class FakeTelemetry:
     def span(self, name: str, /, **inputs: Any) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def commit(self, timeout_s: float) -> bool:
+        return True
+
     def __enter__(self) -> "FakeTelemetry":
         return self
 
@@ -499,7 +416,7 @@ def telemetry(monkeypatch: pytest.MonkeyPatch) -> FakeTelemetry:
 
 SHORT = [
     *("--device", "cpu", "--training-core.total-timesteps", "64", "--training-core.horizon", "16"),
-    *("--environment.num-envs", "4", "--evaluation.num-eval-episodes", "1"),
+    *("--environment.num-envs", "4", "--evaluation.num-eval-episodes", "1", "--checkpointing.no-save"),
 ]
 
 
@@ -526,7 +443,11 @@ def test_run_knows_its_parameters_and_tags_but_not_where_its_telemetry_goes(tele
 def test_signal_ends_the_run_with_its_code_through_the_telemetry(
     number: signal.Signals, code: int, telemetry: FakeTelemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "train", lambda *parts: signal.raise_signal(number))
+    def interrupted(*parts: Any) -> None:
+        signal.raise_signal(number)
+        raise SystemExit(parts[-1].stop.exit_code)
+
+    monkeypatch.setattr(training, "train", interrupted)
     with capture_logs(), pytest.raises(SystemExit) as caught:
         ppo(["--no-mlflow", *SHORT])
     assert caught.value.code == code
@@ -618,7 +539,9 @@ def test_sigterm_ends_a_real_run_with_143_after_the_telemetry_is_closed(tmp_path
         "RLTELEMETRY_EXIT_TIMEOUT_S": "0.5",
     }
     argv = [sys.executable, "-m", "trainers", "ppo", "--training-core.total-timesteps", "1000000000"]
-    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, env={**os.environ, **environ}) as process:
+    with subprocess.Popen(
+        argv, stderr=subprocess.PIPE, text=True, env={**os.environ, **environ}, cwd=tmp_path
+    ) as process:
         assert process.stderr is not None
         lines = iter(process.stderr.readline, "")
         assert next(lines) == "MLflow: http://127.0.0.1:9\n"

@@ -12,7 +12,9 @@ import tyro
 from pydantic import BaseModel, Field, create_model
 
 from trainers.cli.algorithms import AlgorithmEntry
-from trainers.config import RunConfig, dump, load
+from trainers.cli.resumption import AUTO, Saved, check_changes, holds_checkpoints, read_saved
+from trainers.config import Change, RunConfig, dump, load
+from trainers.errors import ConfigError
 
 __all__ = ["Arguments", "parse"]
 
@@ -39,6 +41,14 @@ class Flags(BaseModel):
     run_name: str | None = Field(default=None, description="Short for --logging.run-name.")
     mlflow_run_id: str | None = Field(default=None, description="Short for --logging.run-id.")
     no_mlflow: Switch = Field(default=False, description="Send nothing to MLflow, and start no server.")
+    resume: str | None = Field(
+        default=None,
+        description="Go on from the newest checkpoint in this folder (or from this file), under the settings of then; "
+        "auto: from checkpointing.directory if it holds one, and start there otherwise.",
+    )
+    load_model: Path | None = Field(
+        default=None, description="Start from the networks in this folder or file; everything else starts afresh."
+    )
     quiet: Switch = Field(default=False, description="Show errors only.")
     print_config: Switch = Field(default=False, description="Print the resulting settings as YAML, and exit.")
     version: Switch = Field(default=False, description="Print the version, and exit.")
@@ -53,12 +63,18 @@ class Arguments(Generic[ConfigT]):
         logging_flags: the settings of section `logging` that came as flags, so that they can win over the environment.
         is_offline: send nothing to MLflow, and start no server.
         is_quiet: show errors only.
+        saved: the checkpoint to go on from.
+        changes: what has other values than in that checkpoint.
+        load_model: a checkpoint whose networks to start from.
     """
 
     config: ConfigT
     logging_flags: frozenset[str]
     is_offline: bool
     is_quiet: bool
+    saved: Saved[ConfigT] | None = None
+    changes: tuple[Change, ...] = ()
+    load_model: Path | None = None
 
 
 def parse(argv: Sequence[str], algorithm: AlgorithmEntry[ConfigT]) -> Arguments[ConfigT]:
@@ -66,10 +82,12 @@ def parse(argv: Sequence[str], algorithm: AlgorithmEntry[ConfigT]) -> Arguments[
 
     Raises:
         ConfigError: the file, or a combination with it, cannot be used.
+        CheckpointError: the checkpoint cannot be used.
         SystemExit: 2 after tyro's message about a flag; 0 after --help, --version or --print-config.
     """
-    model, path = algorithm.config_model, _config_path(argv)
-    base = load(path, model) if path else model()
+    model, path, resume = algorithm.config_model, _value_of("--config", argv), _value_of("--resume", argv)
+    saved = read_saved(Path(resume), algorithm) if resume not in (None, AUTO) else None
+    base = load(Path(path), model) if path else saved.config if saved else model()
     spelt_out = _without_shortcuts(argv)
     defaults = _with_flags(base, path)
     flags: Any = tyro.cli(
@@ -82,24 +100,51 @@ def parse(argv: Sequence[str], algorithm: AlgorithmEntry[ConfigT]) -> Arguments[
     if flags.print_config:
         sys.stdout.write(dump(config))
         raise SystemExit(0)
-    return Arguments(config, _given(spelt_out, "logging"), flags.no_mlflow, flags.quiet)
+    if resume is not None and flags.load_model is not None:
+        raise ConfigError("--load-model: got it beside --resume; expected one of them. A resumed run has its networks.")
+    if resume == AUTO:
+        saved = _saved_in_its_folder(config, algorithm)
+    if saved is not None and "directory" not in _given(spelt_out, "checkpointing"):
+        config = _saving_to(saved.path.parent, config)
+    return Arguments(
+        config,
+        _given(spelt_out, "logging"),
+        flags.no_mlflow,
+        flags.quiet,
+        saved,
+        tuple(check_changes(saved, config)) if saved else (),
+        flags.load_model,
+    )
 
 
-def _config_path(argv: Sequence[str]) -> Path | None:
-    """The file must be read before tyro can show its values; tyro itself reports a flag without one."""
-    path = None
+def _saved_in_its_folder(config: ConfigT, algorithm: AlgorithmEntry[ConfigT]) -> Saved[ConfigT] | None:
+    directory = config.checkpointing.directory
+    if directory is None:
+        raise ConfigError("--resume auto: got no folder; expected one. Give it with --checkpointing.directory.")
+    return read_saved(Path(directory), algorithm) if holds_checkpoints(Path(directory)) else None
+
+
+def _saving_to(folder: Path, config: ConfigT) -> ConfigT:
+    return config.model_copy(
+        update={"checkpointing": config.checkpointing.model_copy(update={"directory": str(folder)})}
+    )
+
+
+def _value_of(name: str, argv: Sequence[str]) -> str | None:
+    """A flag's value, before tyro, which needs what it leads to; tyro itself reports a flag without one."""
+    given = None
     for flag, following in pairwise([*argv, ""]):
-        name, equals, value = flag.partition("=")
-        if name == "--config" and (value if equals else following):
-            path = Path(value if equals else following)
-    return path
+        found, equals, value = flag.partition("=")
+        if found == name:
+            given = (value if equals else following) or given
+    return given
 
 
-def _with_flags(base: RunConfig, path: Path | None) -> BaseModel:
+def _with_flags(base: RunConfig, path: str | None) -> BaseModel:
     """The sections, and beside them the flags; what `--help` shows are the file's values, under both of their names."""
     model = create_model("Flags", __base__=(Flags, type(base)))
     shortcuts = {flag: getattr(getattr(base, section), name) for flag, (section, name) in SHORTCUTS.items()}
-    return model(config=path, **shortcuts, **_sections(base, type(base)))
+    return model(config=Path(path) if path else None, **shortcuts, **_sections(base, type(base)))
 
 
 def _sections(holder: BaseModel, model: type[RunConfig]) -> dict[str, Any]:

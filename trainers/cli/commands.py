@@ -10,9 +10,9 @@ MLflow's address stands on the screen before torch is loaded, and a missing pack
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Final
 
+from trainers.cli.screen import say
 from trainers.errors import MissingError, TrainersError
 
 __all__ = ["ppo", "spo"]
@@ -29,13 +29,6 @@ def ppo(argv: Sequence[str] | None = None) -> int:
 def spo(argv: Sequence[str] | None = None) -> int:
     """Run `spo`; returns its exit code."""
     return _run("spo", argv)
-
-
-def say(line: str) -> None:
-    """Write a line to stderr; a closed terminal is no reason to stop a training."""
-    if sys.stderr is not None:
-        with suppress(OSError, ValueError):
-            print(line, file=sys.stderr, flush=True)
 
 
 def _run(command: str, argv: Sequence[str] | None) -> int:
@@ -59,17 +52,17 @@ def _run(command: str, argv: Sequence[str] | None) -> int:
 def _train(command: str, argv: Sequence[str]) -> None:
     from trainers.cli.algorithms import ALGORITHMS
     from trainers.cli.arguments import parse
-    from trainers.cli.signals import exits_on_signals
+    from trainers.cli.signals import handles_signals
     from trainers.cli.telemetry import choose_server, telemetry_fields
 
     if command not in ALGORITHMS:
         raise MissingError(f"{command.upper()} is not part of this version. Train with `ppo`.")
     algorithm = ALGORITHMS[command]
     arguments = parse(argv, algorithm)
-    with exits_on_signals():
+    with handles_signals() as interruption:
         fields = telemetry_fields(command, arguments, os.environ)
         server = choose_server(fields, os.environ, (lambda _: None) if arguments.is_quiet else say)
 
         from trainers.cli.training import train_algorithm
 
-        train_algorithm(algorithm, arguments.config, {**fields, **server.fields}, server.patience_s)
+        train_algorithm(algorithm, arguments, {**fields, **server.fields}, server.patience_s, interruption)

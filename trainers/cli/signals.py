@@ -1,8 +1,11 @@
-"""Signals -> an orderly exit: the program unwinds, the telemetry says KILLED and flushes, the code is 128 + number.
+"""Signals -> an orderly exit: the run is saved, the telemetry says KILLED and flushes, the code is 128 + number.
 
-Only default actions are replaced: `nohup` ignores SIGHUP, and it stays ignored.
+SIGINT (Ctrl-C), SIGTERM, SIGHUP (a dropped session) and SIGUSR1 (a batch system's warning) ask for it. Only default
+actions are replaced: `nohup` ignores SIGHUP, and it stays ignored.
 """
 
+import _thread
+import os
 import signal
 import threading
 import time
@@ -11,44 +14,92 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
-__all__ = ["GRACE_S", "exits_on_signals"]
+__all__ = ["GRACE_S", "REPEAT_S", "Interruption", "handles_signals"]
+
+REPEAT_S: Final = 0.5
+"""A launcher passes on the signal that its terminal has sent, too: until then, a second one is the same one."""
 
 GRACE_S: Final = 10.0
-"""A dropped session sends SIGHUP and then SIGTERM: the second must not cut the flush short."""
+"""A dropped session sends SIGHUP and then SIGTERM: until then, one of another kind does not cut the end short."""
+
+PATIENCE_S: Final = 1.5
+"""How long a run may take to reach the end of its update. With the telemetry's 3 s, it leaves within 5 s."""
 
 SIGNALS: Final = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
 )  # Windows has no SIGHUP
 DEFAULTS: Final = (signal.SIG_DFL, signal.default_int_handler)
 
 
-@contextmanager
-def exits_on_signals(monotonic: Callable[[], float] = time.monotonic) -> Iterator[None]:
-    """Raise SystemExit(128 + number) in the block when SIGINT, SIGTERM or SIGHUP comes.
+class Interruption:
+    """What signals have asked for.
 
-    Further ones are ignored for GRACE_S, but for a second Ctrl-C, which ends the process at once.
-    Outside the main thread, where Python allows no handlers, this does nothing.
+    Args:
+        patience_s: how long a block in `patiently` has to notice.
+        monotonic: the time source.
+
+    Attributes:
+        exit_code: what the program is to end with; None while nobody has asked.
     """
+
+    def __init__(self, patience_s: float = PATIENCE_S, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.exit_code: int | None = None
+        self._patience_s = patience_s
+        self._monotonic = monotonic
+        self._first = signal.SIGTERM
+        self._first_at = 0.0
+        self._is_patient = self._is_overdue = False
+
+    @contextmanager
+    def patiently(self) -> Iterator[None]:
+        """Let the block see `exit_code` and end by itself; SystemExit is raised in it when it takes too long."""
+        self._is_patient = True
+        try:
+            yield
+        finally:
+            self._is_patient = False
+
+    def handle(self, number: int, _frame: FrameType | None) -> None:
+        """Take a signal; the first outside `patiently` raises SystemExit, a deliberate second ends the process."""
+        if self._is_overdue:
+            self._is_overdue = False
+            if self._is_patient:
+                raise SystemExit(self.exit_code)
+        elif self.exit_code is None:
+            self._first, self._first_at = signal.Signals(number), self._monotonic()
+            self.exit_code = 128 + number
+            if not self._is_patient:
+                raise SystemExit(self.exit_code)
+            timer = threading.Timer(self._patience_s, self._lose_patience)
+            timer.daemon = True
+            timer.start()
+        elif self._is_second(number):
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    def _is_second(self, number: int) -> bool:
+        wait_s = REPEAT_S if number in (self._first, signal.SIGINT) else GRACE_S
+        return self._monotonic() - self._first_at >= wait_s
+
+    def _lose_patience(self) -> None:
+        if self._is_patient:
+            self._is_overdue = True
+            _thread.interrupt_main(self._first)
+
+
+@contextmanager
+def handles_signals(interruption: Interruption | None = None) -> Iterator[Interruption]:
+    """Handle signals during the block; outside the main thread, where Python allows no handlers, this does nothing."""
+    interruption = interruption or Interruption()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield interruption
         return
     previous = {number: signal.getsignal(number) for number in SIGNALS}
     ours = [number for number in SIGNALS if previous[number] in DEFAULTS]
-    first_at = float("-inf")
-
-    def end(number: int, _frame: FrameType | None) -> None:
-        nonlocal first_at
-        if monotonic() - first_at < GRACE_S:
-            return
-        first_at = monotonic()
-        if signal.SIGINT in ours:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-        raise SystemExit(128 + number)
-
     for number in ours:
-        signal.signal(number, end)
+        signal.signal(number, interruption.handle)
     try:
-        yield
+        yield interruption
     finally:
         for number in ours:
             signal.signal(number, previous[number])

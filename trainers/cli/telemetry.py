@@ -4,6 +4,7 @@ Precedence: flag > environment > YAML > default. rltelemetry knows arguments, en
 YAML's values are held back where an environment variable speaks, and the flags' are not.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -12,9 +13,13 @@ from typing import Any, Final, NamedTuple, Protocol
 from rltelemetry.filtering import BACKEND_LOGGERS, BACKEND_THRESHOLD, LEVELS
 from rltelemetry.settings import ENVIRONMENT, resolve
 from trainers.cli.arguments import Arguments
+from trainers.cli.resumption import Saved
 from trainers.config import LoggingConfig, RunConfig
 
-__all__ = ["Choice", "Servers", "choose_server", "telemetry_fields"]
+__all__ = ["EMITTED", "Choice", "Servers", "choose_server", "steps_already_there", "telemetry_fields"]
+
+EMITTED: Final = "emitted.json"
+"""What an orderly end notes beside the checkpoints: the last step of each category."""
 
 RIVALS: Final = {
     "log_level": "log_filter",
@@ -69,6 +74,8 @@ def telemetry_fields(service_name: str, arguments: Arguments[RunConfig], environ
     }
     if "log_filter" in in_environment and flags & {"log_level", "backend_logs_visible"}:
         fields["log_filter"] = _as_filter(config.logging)
+    if arguments.saved is not None and "run_id" not in flags:
+        fields |= {name: value for name, value in arguments.saved.checkpoint.telemetry.items() if value is not None}
     if arguments.is_offline:
         fields |= {"metrics": False, "traces": False}
     if arguments.is_quiet:
@@ -87,6 +94,20 @@ class Choice(NamedTuple):
 
     fields: Mapping[str, Any] = MappingProxyType({})
     patience_s: float = 0.0
+
+
+def steps_already_there(fields: Mapping[str, Any], saved: Saved[Any] | None) -> dict[str, int]:
+    """Return the last step of each category that the run to be continued has, whether it was delivered or not."""
+    if saved is None:
+        return {}
+    # Loads torch and httpx, which everything before this call does without.
+    from rltelemetry.resumption import last_steps, stored_steps
+    from trainers.checkpoint import read_text
+
+    settings = resolve(fields).settings
+    stored = stored_steps(settings, settings.run_id, settings.client_uuid)
+    noted = json.loads(read_text(saved.path.parent, EMITTED) or "{}")
+    return last_steps([*stored.items(), *noted.items()])
 
 
 def choose_server(

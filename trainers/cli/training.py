@@ -1,16 +1,24 @@
-"""One run of an algorithm, put together: runtime, environments, learner, evaluation, telemetry, loop."""
+"""One run of an algorithm, from its parts to its end."""
 
+import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import rltelemetry
+from rltelemetry import Telemetry
+from trainers.checkpoint import CheckpointFolder, Keeper
 from trainers.cli.algorithms import AlgorithmEntry
+from trainers.cli.arguments import Arguments
+from trainers.cli.assembly import Parts, assemble
+from trainers.cli.folders import checkpoint_folder
+from trainers.cli.signals import PATIENCE_S, Interruption
+from trainers.cli.telemetry import EMITTED, steps_already_there
 from trainers.config import RunConfig
+from trainers.divergence import DivergenceGuard
 from trainers.emit import Emitter
-from trainers.envs import VectorEnv, make_vector_env
-from trainers.evaluation import Evaluator
+from trainers.errors import CheckpointError
 from trainers.loop import Outcome, train
-from trainers.runtime import prepare
+from trainers.survival import Survival
 
 __all__ = ["train_algorithm"]
 
@@ -18,52 +26,112 @@ ConfigT = TypeVar("ConfigT", bound=RunConfig)
 
 
 def train_algorithm(
-    entry: AlgorithmEntry[ConfigT], config: ConfigT, telemetry_fields: Mapping[str, Any], patience_s: float = 0.0
+    entry: AlgorithmEntry[ConfigT],
+    arguments: Arguments[ConfigT],
+    telemetry_fields: Mapping[str, Any],
+    patience_s: float,
+    interruption: Interruption,
 ) -> Outcome:
     """Train; the telemetry is opened once everything else stands, so that a mistake leaves no run behind.
 
     Args:
         entry: the algorithm.
-        config: the run's settings.
+        arguments: the run's settings, and where it goes on from.
         telemetry_fields: keyword arguments of `rltelemetry.configure`.
         patience_s: how long to wait, when training is done, for a server that is still starting.
+        interruption: tells of signals.
 
     Raises:
         TrainersError: the task, a setting or the machine is not up to it, or training diverged.
+        SystemExit: a signal has asked for it; the run is saved.
     """
-    runtime = prepare(config.hardware, config.training_core.seed)
-    env = _make_env(config, runtime.seeds.environment)
-    evaluator = Evaluator(config.evaluation, config.environment)
-    algorithm = entry.build(env.spec, config, runtime)
-    with rltelemetry.configure(**telemetry_fields) as telemetry:
-        telemetry.log_params(config.model_dump(exclude={"logging"}))
-        telemetry.set_tags({"algorithm": entry.name, "task": config.environment.task, "device": str(runtime.device)})
-        emitter = Emitter(entry.name, telemetry)
-        emitter.started(
-            task=config.environment.task,
-            device=str(runtime.device),
-            num_parameters=sum(parameter.numel() for parameter in algorithm.network.parameters()),
-            num_updates=config.num_updates,
-            batch_size=config.batch_size,
-        )
-        outcome = train(algorithm, env, evaluator, emitter, config.num_updates)
-        emitter.finished(
-            duration_s=outcome.duration_s,
-            steps_per_second=outcome.steps_per_second,
-            mean_return=outcome.evaluation.mean_return if outcome.evaluation else None,
-        )
-        telemetry.wait_ready(patience_s)
+    parts = assemble(entry, arguments)
+    with checkpoint_folder(entry.name, arguments) as folder:
+        stored = steps_already_there(telemetry_fields, arguments.saved)
+        fields = {**telemetry_fields, "system_metrics_first_step": stored.get("system", -1) + 1}
+        with rltelemetry.configure(**fields) as telemetry:
+            _describe_run(telemetry, entry.name, arguments, parts)
+            emitter = Emitter(entry.name, telemetry, stored)
+            _say_start(emitter, arguments, parts, folder)
+            outcome = _train(parts, arguments.config, entry.name, folder, telemetry, emitter, interruption)
+            telemetry.wait_ready(patience_s)
     return outcome
 
 
-def _make_env(config: RunConfig, seed: int) -> VectorEnv:
-    environment = config.environment
-    return make_vector_env(
-        environment.task,
-        environment.num_envs,
-        seed,
-        num_threads=environment.num_threads,
-        max_episode_steps=environment.max_episode_steps,
-        options=environment.options,
-        num_groups=environment.num_groups,
+def _train(
+    parts: Parts,
+    config: RunConfig,
+    name: str,
+    folder: CheckpointFolder | None,
+    telemetry: Telemetry,
+    emitter: Emitter,
+    interruption: Interruption,
+) -> Outcome:
+    def identify() -> dict[str, Any]:
+        return {"run_id": telemetry.run_id, "client_uuid": telemetry.client_uuid}
+
+    keeper = Keeper(folder, name, config, identify, emitter.complain, PATIENCE_S)
+    guard = DivergenceGuard(config.checkpointing.on_divergence, lambda: _go_back(keeper, parts), emitter.complain)
+    survival = Survival(parts.state, keeper, guard, interruption, parts.renew)
+    try:
+        with interruption.patiently():
+            outcome = train(parts.algorithm, parts.env, parts.evaluator, emitter, config.num_updates, survival)
+    except SystemExit:
+        keeper.rescue()
+        _say_stop(emitter, keeper, folder)
+        raise
+    emitter.finished(
+        duration_s=outcome.duration_s,
+        steps_per_second=outcome.steps_per_second,
+        mean_return=outcome.evaluation.mean_return if outcome.evaluation else None,
     )
+    return outcome
+
+
+def _go_back(keeper: Keeper, parts: Parts) -> bool:
+    """Put the learner of the last checkpoint back; False if there is none that can be read."""
+    try:
+        checkpoint = keeper.newest()
+    except CheckpointError:
+        return False
+    if checkpoint is not None:
+        parts.algorithm.load_state_dict(checkpoint.learner)
+    return checkpoint is not None
+
+
+def _describe_run(telemetry: Telemetry, name: str, arguments: Arguments[Any], parts: Parts) -> None:
+    """Parameters are those that the run began with: MLflow takes no others. What has changed since is a tag."""
+    config, saved = arguments.config, arguments.saved
+    if saved is None or saved.checkpoint.telemetry["run_id"] is None:
+        telemetry.log_params(config.model_dump(exclude={"logging"}))
+    tags = {"algorithm": name, "task": config.environment.task, "device": str(parts.runtime.device)}
+    if saved is not None:
+        changed = {
+            f"resumed.{saved.update}.{change.key}": f"{change.old} -> {change.new}" for change in arguments.changes
+        }
+        tags |= {"resumed_at_update": str(saved.update)} | changed
+    telemetry.set_tags(tags)
+
+
+def _say_start(emitter: Emitter, arguments: Arguments[Any], parts: Parts, folder: CheckpointFolder | None) -> None:
+    config = arguments.config
+    if parts.origin:
+        emitter.say(f"the run {parts.origin}")
+    for change in arguments.changes:
+        emitter.say(f"changed since then: {change}")
+    emitter.started(
+        task=config.environment.task,
+        device=str(parts.runtime.device),
+        num_parameters=sum(parameter.numel() for parameter in parts.algorithm.network.parameters()),
+        num_updates=config.num_updates,
+        batch_size=config.batch_size,
+        checkpoints=str(folder.path) if folder else None,
+    )
+
+
+def _say_stop(emitter: Emitter, keeper: Keeper, folder: CheckpointFolder | None) -> None:
+    if folder is None:
+        emitter.say("training stopped by a signal; nothing is saved")
+        return
+    folder.put_text(EMITTED, json.dumps(emitter.emitted))
+    emitter.say(f"training stopped by a signal; go on with --resume {folder.path}", checkpoint=str(keeper.last_path))

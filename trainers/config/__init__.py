@@ -1,10 +1,12 @@
 """The configuration of a run: its models, and how a YAML file becomes one."""
 
+from trainers.config.changes import Change, changes, is_free
 from trainers.config.loading import dump, load
 from trainers.config.ppo import PpoConfig
 from trainers.config.run import RunConfig, impossible
 from trainers.config.sections import (
     ArchitectureConfig,
+    CheckpointingConfig,
     EnvironmentConfig,
     EvaluationConfig,
     HardwareConfig,
@@ -15,6 +17,8 @@ from trainers.config.sections import (
 
 __all__ = [
     "ArchitectureConfig",
+    "Change",
+    "CheckpointingConfig",
     "EnvironmentConfig",
     "EvaluationConfig",
     "HardwareConfig",
@@ -23,7 +27,9 @@ __all__ = [
     "PpoConfig",
     "RunConfig",
     "TrainingCoreConfig",
+    "changes",
     "dump",
     "impossible",
+    "is_free",
     "load",
 ]

@@ -7,6 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from trainers.config.sections import (
     ArchitectureConfig,
+    CheckpointingConfig,
     EnvironmentConfig,
     EvaluationConfig,
     HardwareConfig,
@@ -38,6 +39,7 @@ class RunConfig(BaseModel):
     evaluation: EvaluationConfig = EvaluationConfig()
     hardware: HardwareConfig = HardwareConfig()
     logging: LoggingConfig = LoggingConfig()
+    checkpointing: CheckpointingConfig = CheckpointingConfig()
 
     @property
     def batch_size(self) -> int:
@@ -67,6 +69,8 @@ class RunConfig(BaseModel):
         if evaluation.eval_interval > 0 and evaluation.num_eval_episodes == 0:
             rule = "at least 1 while eval_interval > 0; eval_interval 0 never evaluates"
             raise impossible("evaluation.num_eval_episodes", 0, rule)
+        if self.checkpointing.on_divergence == "rollback" and not self.checkpointing.save:
+            raise impossible("checkpointing.on_divergence", "rollback", "stop or skip while checkpointing.save is off")
         return self
 
 

@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 __all__ = [
     "ArchitectureConfig",
+    "CheckpointingConfig",
     "EnvironmentConfig",
     "EvaluationConfig",
     "HardwareConfig",
@@ -317,4 +318,35 @@ class LoggingConfig(Section):
     )
     exit_timeout_s: float = Field(
         default=3.0, ge=0, le=3600, description="Longest wait for delivery at the end; what is left stays in the spool."
+    )
+
+
+class CheckpointingConfig(Section):
+    """What of the run is kept on disk, and what becomes of a run that breaks down."""
+
+    save: bool = Field(default=True, description="Save checkpoints: on cadence, at the end, and on a signal.")
+    directory: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Folder of this run's checkpoints. Not given: checkpoints/<task>-<algorithm>-<time>.",
+    )
+    interval: int = Field(
+        default=50,
+        ge=1,
+        description="Updates between two checkpoints. Lower: less is lost with a machine, at some milliseconds each. "
+        "Usual: what takes a few minutes.",
+    )
+    keep: int = Field(
+        default=3, ge=1, description="So many of the newest stay; older ones are removed. Usual: 2 to 10."
+    )
+    exact: bool = Field(
+        default=False,
+        description="An interrupted run ends bit for bit as an uninterrupted one (on a CPU): at each checkpoint all "
+        "environments start anew, with new seeds, and episodes under way are truncated. Needs an interval that is "
+        "longer than an episode.",
+    )
+    on_divergence: Literal["stop", "skip", "rollback"] = Field(
+        default="stop",
+        description="When a loss, a gradient, a reward or an action is not finite: end the run; leave that update out; "
+        "or go back to the networks of the last checkpoint.",
     )

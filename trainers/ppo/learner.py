@@ -177,6 +177,10 @@ class Ppo:
         self._minibatch_generator.set_state(state["minibatch_generator"].cpu())
         self.num_updates = state["num_updates"]
 
+    def load_model(self, state: dict[str, Any]) -> None:
+        """Take the networks of a `state_dict`, and nothing else."""
+        self.network.load_state_dict(state["network"])
+
     def _learning_rates(self, progress: float) -> tuple[float, float]:
         actor_lr, critic_lr = self._optimization.actor_lr, self._optimization.critic_lr
         if not self._optimization.anneal_lr:

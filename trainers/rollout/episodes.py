@@ -67,6 +67,22 @@ class EpisodeStatistics:
             *(float(of(lengths)) for of in (np.mean, np.min, np.max)),
         )
 
+    def drop_unfinished(self) -> None:
+        """Forget the episodes under way: their environments start anew."""
+        self._return_N[:] = 0
+        self._length_N[:] = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The finished episodes, as plain numbers; those under way do not outlive their environments."""
+        return {"returns": list(self.returns), "lengths": list(self.lengths), "num_finished": self.num_finished}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self.returns = deque(state["returns"], maxlen=self.returns.maxlen)
+        self.lengths = deque(state["lengths"], maxlen=self.lengths.maxlen)
+        self.num_finished = state["num_finished"]
+        self.drop_unfinished()
+
 
 def _split_at(done_TN: NDArray[np.bool_], running_TN: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Cut running sums at the ends of episodes.

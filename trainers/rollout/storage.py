@@ -130,6 +130,21 @@ class RolloutStorage:
             for name in ("reward", "terminated", "truncated", "valid"):
                 getattr(self, name).copy_(self._host[name], non_blocking=True)
 
+    def start_anew(self) -> None:
+        """Begin the next rollout with a reset of the environments."""
+        self._is_primed = False
+
+    def cut(self) -> None:
+        """Truncate every episode where the rollout ends: the environments are about to be replaced.
+
+        The last observations are true ones, so that learners bootstrap from them as at any time limit.
+        """
+        is_open_N = self._array["valid"][-1] & ~self._array["terminated"][-1]
+        self._array["truncated"][-1] |= is_open_N
+        if self._is_staged:
+            self.truncated[-1].copy_(self._host["truncated"][-1], non_blocking=True)
+        self.start_anew()
+
     def host_view(self) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
         """Scores, ends of episodes as the task's authors count them, and valid rows, each [T, N], on the host."""
         return self._score, self._finished, self._array["valid"]

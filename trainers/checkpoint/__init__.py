@@ -1,0 +1,20 @@
+"""Checkpoints: what they hold, where they lie, when they are made."""
+
+from trainers.checkpoint.contents import Checkpoint, decode, encode
+from trainers.checkpoint.keeper import Keeper
+from trainers.checkpoint.state import Progress, RunState, Stateful
+from trainers.checkpoint.store import CheckpointFolder, Found, newest_good, read_text
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointFolder",
+    "Found",
+    "Keeper",
+    "Progress",
+    "RunState",
+    "Stateful",
+    "decode",
+    "encode",
+    "newest_good",
+    "read_text",
+]

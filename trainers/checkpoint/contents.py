@@ -1,0 +1,71 @@
+"""What a checkpoint holds, and its way into bytes and back.
+
+Only tensors, numbers, texts, and lists and dicts of these: reading one runs no code, whoever has written it.
+"""
+
+import io
+import pickle
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+import torch
+
+from trainers.errors import CheckpointError
+
+__all__ = ["Checkpoint", "decode", "encode"]
+
+FORMAT: Final = 1
+"""Raised when an older program could not read what is saved."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run after an update.
+
+    Attributes:
+        algorithm: its name.
+        config: the run's whole configuration.
+        progress: how far the run has come.
+        episodes: the statistics of finished episodes.
+        learner: the algorithm's own state: networks, optimisers, normalisers, generators.
+        random: the global generators.
+        telemetry: by what the run goes on in MLflow.
+        versions: of the packages that have written it.
+    """
+
+    algorithm: str
+    config: dict[str, Any]
+    progress: dict[str, Any]
+    episodes: dict[str, Any]
+    learner: dict[str, Any]
+    random: dict[str, Any]
+    telemetry: dict[str, Any]
+    versions: dict[str, str]
+
+
+def encode(checkpoint: Checkpoint) -> bytes:
+    """Return a checkpoint as bytes."""
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **vars(checkpoint)}, buffer)
+    return buffer.getvalue()
+
+
+def decode(content: bytes, name: str) -> Checkpoint:
+    """Read a checkpoint; all tensors come to the CPU.
+
+    Args:
+        content: what `encode` has returned.
+        name: what the bytes are called in messages.
+
+    Raises:
+        CheckpointError: they are something else.
+    """
+    try:
+        values = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise CheckpointError(f"{name}: is no checkpoint, which holds plain data only: {reason}.") from None
+    expected = {field.name for field in fields(Checkpoint)}
+    if not isinstance(values, dict) or values.pop("format", None) != FORMAT or values.keys() != expected:
+        raise CheckpointError(f"{name}: was saved by another version of this program. Resume it with that version.")
+    return Checkpoint(**values)

@@ -1,0 +1,111 @@
+"""When a run is saved, and that a failure to save costs the run nothing.
+
+On cadence, at the end, and when somebody asks the run to stop. With `exact`, a checkpoint is a barrier that the
+uninterrupted run passes, too, so none is made out of turn: a resumed run does the updates since the last one again.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from trainers.checkpoint.contents import Checkpoint, decode, encode
+from trainers.checkpoint.state import RunState
+from trainers.checkpoint.store import CheckpointFolder, newest_good
+from trainers.config import RunConfig
+
+__all__ = ["Keeper"]
+
+Say = Callable[[str], None]
+
+
+class Keeper:
+    """Saves one run.
+
+    Args:
+        folder: where; None saves nothing.
+        algorithm: its name.
+        config: the run's configuration.
+        identify: returns by what the run goes on in MLflow.
+        complain: told of checkpoints that could not be saved or read.
+        slow_update_s: a run whose updates take longer keeps its state in memory, too: it may have to leave within one.
+    """
+
+    def __init__(
+        self,
+        folder: CheckpointFolder | None,
+        algorithm: str,
+        config: RunConfig,
+        identify: Callable[[], dict[str, Any]],
+        complain: Say,
+        slow_update_s: float = 1.5,
+    ) -> None:
+        self._folder = folder
+        self._algorithm = algorithm
+        self._config = config
+        self._identify = identify
+        self._complain = complain
+        self._slow_update_s = slow_update_s
+        self._remembered: tuple[int, bytes] | None = None
+        self._last_path: Path | None = None
+        self._is_failing = False
+
+    @property
+    def last_path(self) -> Path | None:
+        """The last checkpoint that this process has saved."""
+        return self._last_path
+
+    def is_due(self, update: int, *, is_last: bool, is_stopping: bool) -> bool:
+        """Return whether to save after `update`, counted from 1."""
+        if self._folder is None:
+            return False
+        checkpointing = self._config.checkpointing
+        return is_last or update % checkpointing.interval == 0 or (is_stopping and not checkpointing.exact)
+
+    def is_barrier(self, update: int) -> bool:
+        """Return whether the environments start anew after `update`."""
+        exact = self._folder is not None and self._config.checkpointing.exact
+        return exact and update % self._config.checkpointing.interval == 0
+
+    def save(self, state: RunState) -> None:
+        """Save; a failure is said, and the checkpoints before it stay."""
+        self._remembered = None
+        self._write(state.progress.update, self._encode(state))
+
+    def remember(self, state: RunState, update_s: float) -> None:
+        """Keep a slow run's state in memory, so that it can be saved without waiting for the update under way."""
+        if self._folder is not None and update_s > self._slow_update_s and not self._config.checkpointing.exact:
+            self._remembered = state.progress.update, self._encode(state)
+
+    def rescue(self) -> None:
+        """Save what is remembered: the update under way is given up."""
+        if self._remembered is not None:
+            self._write(*self._remembered)
+            self._remembered = None
+
+    def newest(self) -> Checkpoint | None:
+        """Read the newest checkpoint that is whole; None before the first."""
+        if self._folder is None or self._folder.newest_update is None:
+            return None
+        found = newest_good(self._folder.path, self._complain)
+        return decode(found.content, str(found.path))
+
+    def close(self) -> None:
+        """Give the folder up."""
+        if self._folder is not None:
+            self._folder.close()
+
+    def _encode(self, state: RunState) -> bytes:
+        return encode(state.capture(self._algorithm, self._config, self._identify()))
+
+    def _write(self, update: int, content: bytes) -> None:
+        assert self._folder is not None
+        try:
+            self._last_path = self._folder.save(update, content)
+            self._is_failing = False
+        except OSError as error:
+            if not self._is_failing:
+                self._complain(
+                    f"{self._folder.path}: the checkpoint of update {update} cannot be saved: {error.strerror}. "
+                    "Training goes on, and the checkpoints before it stay; said once until one is saved again."
+                )
+            self._is_failing = True
