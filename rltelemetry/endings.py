@@ -24,8 +24,10 @@ SIGNALS: Final = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
 )  # Windows has no SIGHUP
 
-KILLED_EXIT_CODES: Final = frozenset(128 + number for number in (1, 2, 15))
-"""What a program that handles SIGHUP, SIGINT or SIGTERM itself exits with."""
+KILLED_EXIT_CODES: Final = frozenset(
+    128 + getattr(signal, name) for name in ("SIGHUP", "SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)
+"""What a program that handles these signals itself exits with."""
 
 
 def status_of(error: BaseException | None) -> Status:

@@ -4,7 +4,6 @@ The end travels through the queue, behind the events that were logged inside the
 add them. A registry of open spans tells our spans from foreign ones, and lets closing end what is still open.
 """
 
-import random
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -25,6 +24,7 @@ from opentelemetry.trace import (
 
 from rltelemetry.handoff import Handoff, SpanEnd
 from rltelemetry.redact import clean_field, clean_text, safe_text
+from rltelemetry.trace_ids import new_span_id, new_trace_id
 
 __all__ = ["SpanOpener", "add_foreign_event", "clean_attributes", "event_attributes"]
 
@@ -33,8 +33,8 @@ MAX_TRACEBACK: Final = 32_768
 
 UNTRACED: Final = NonRecordingSpan(
     SpanContext(
-        trace_id=random.getrandbits(128) | 1,
-        span_id=random.getrandbits(64) | 1,
+        trace_id=new_trace_id(),
+        span_id=new_span_id(),
         is_remote=False,
         trace_flags=TraceFlags(TraceFlags.DEFAULT),
     )

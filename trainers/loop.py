@@ -76,7 +76,7 @@ def train(
         SystemExit: the run was asked to stop; it is saved.
     """
     survival = survival or unguarded(algorithm, env)
-    state, keeper, stop = survival.state, survival.keeper, survival.stop
+    state, keeper = survival.state, survival.keeper
     episodes, progress = state.episodes, state.progress
     storage = algorithm.make_storage(env.num_envs)
     watch = _Watch()
@@ -93,12 +93,12 @@ def train(
             with survival.guard.around_update(start_anew):
                 with emitter.span("rollout"), watch.time("rollout"):
                     num_steps = collect(algorithm, env, storage, episodes)
+                progress.timesteps += num_steps
                 if is_barrier:
                     storage.cut()
                 with emitter.span("optimise"), watch.time("update"):
                     metrics = algorithm.update(storage, progress=(update - 1) / num_updates)
 
-                progress.timesteps += num_steps
                 stamp = Stamp(progress.timesteps, algorithm.num_updates)
                 emitter.trainer(stamp, metrics._asdict())
                 emitter.actor(stamp, episodes.summary())
@@ -111,18 +111,20 @@ def train(
 
             progress.update = update
             progress.training_s += watch.training_s
-            if keeper.is_due(update, is_last=is_last, is_stopping=stop.exit_code is not None):
+            is_stopping = survival.stop.exit_code is not None
+            if keeper.is_due(update, is_last=is_last, is_stopping=is_stopping):
                 with emitter.span("checkpoint"):
-                    emitter.commit()
+                    emitter.commit()  # a resumed run emits nothing of what came before its checkpoint
                     keeper.save(state)
             else:
                 keeper.remember(state, watch.training_s)
-        if is_barrier:
+        if is_stopping:
+            raise SystemExit(survival.stop.exit_code)
+        if is_barrier and not is_last:
             start_anew()
+            env.close()
             env = survival.renew(update)
             evaluator.renew(update)
-        if stop.exit_code is not None:
-            raise SystemExit(stop.exit_code)
     return Outcome(progress.timesteps, watch.elapsed_s, progress.timesteps / progress.training_s, evaluation)
 
 

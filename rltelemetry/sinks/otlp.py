@@ -16,12 +16,14 @@ from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.trace import Span as ApiSpan
 from opentelemetry.trace import Status, StatusCode, Tracer, set_span_in_context
 
 from rltelemetry.handoff import ON_FOREIGN_SPAN, SpanEnd
 from rltelemetry.schema import STEP_FIELDS
 from rltelemetry.spans import clean_attributes
+from rltelemetry.trace_ids import new_span_id, new_trace_id
 from rltelemetry.types import Record
 
 __all__ = ["MAX_ROOTS", "OtlpSink", "foreign_endpoint"]
@@ -71,6 +73,7 @@ class OtlpSink:
         self._provider = TracerProvider(
             resource=Resource.create({"service.name": service_name}),
             span_limits=SpanLimits(max_events=MAX_EVENTS),
+            id_generator=_SystemIds(),
             shutdown_on_exit=False,
         )
         self.tracer: Tracer = self._provider.get_tracer("rltelemetry")
@@ -177,6 +180,19 @@ class OtlpSink:
 
 def _attributes(record: Record) -> dict[str, Any]:
     return {"category": record.category.value, "level": record.level, **clean_attributes(record.fields)}
+
+
+class _SystemIds(IdGenerator):
+    """Ids that no seed decides."""
+
+    def generate_span_id(self) -> int:
+        return new_span_id()
+
+    def generate_trace_id(self) -> int:
+        return new_trace_id()
+
+    def is_trace_id_random(self) -> bool:
+        return True
 
 
 class _Collector(SpanProcessor):

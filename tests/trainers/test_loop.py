@@ -1,5 +1,6 @@
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,14 +9,18 @@ from numpy.typing import NDArray
 from structlog.testing import capture_logs
 from torch import Tensor, nn
 
-from trainers.config import EnvironmentConfig, EvaluationConfig, PpoConfig
+from trainers.checkpoint import CheckpointFolder, Keeper, Progress, RunState
+from trainers.config import CheckpointingConfig, EnvironmentConfig, EvaluationConfig, PpoConfig
+from trainers.divergence import DivergenceGuard
 from trainers.emit import Emitter
 from trainers.envs import VectorEnv, make_vector_env
+from trainers.errors import DivergenceError
 from trainers.evaluation import Evaluator
 from trainers.loop import Outcome, train
 from trainers.ppo import Ppo
-from trainers.rollout import RolloutStorage
+from trainers.rollout import EpisodeStatistics, RolloutStorage
 from trainers.runtime import prepare
+from trainers.survival import Survival
 
 NUM_ENVS, HORIZON = 4, 8
 
@@ -59,6 +64,9 @@ class AlwaysLeft:
     def load_state_dict(self, state: dict[str, Any], /) -> None:
         self.num_updates = state["num_updates"]
 
+    def load_model(self, state: dict[str, Any], /) -> None:
+        pass
+
 
 class Tracer:
     """Notes spans as they open and close, as paths."""
@@ -73,6 +81,10 @@ class Tracer:
         self.opened.append("/".join(self._path))
         yield
         self._path.pop()
+
+    def commit(self, timeout_s: float) -> bool:
+        self.opened.append("commit")
+        return True
 
 
 def trained(num_updates: int, eval_interval: int = 2) -> tuple[AlwaysLeft, Outcome, Events, Tracer]:
@@ -164,6 +176,143 @@ def test_steps_per_second_leave_evaluation_out() -> None:
     steps = np.diff([0, *(event["timesteps"] for event in misc)])
     assert [event["steps_per_second"] for event in misc] == pytest.approx(list(steps / seconds))
     assert outcome.steps_per_second == pytest.approx(outcome.timesteps / sum(seconds))
+
+
+# --- interruptions
+
+
+class Diverging(AlwaysLeft):
+    """Fails in some of its updates."""
+
+    failing: frozenset[int] = frozenset()
+
+    def update(self, storage: RolloutStorage, progress: float) -> OneNumber:
+        self.progress.append(progress)
+        self.truncated_TN = storage.truncated.clone()
+        self.ended_TN = storage.truncated | storage.terminated | ~storage.valid
+        if len(self.progress) in self.failing:
+            raise DivergenceError("got nan.")
+        self.num_updates += 1
+        return OneNumber(0.5)
+
+
+class Asked:
+    """Somebody asks the run to stop in an update."""
+
+    def __init__(self, algorithm: AlwaysLeft, in_update: int | None = None) -> None:
+        self._algorithm, self._in_update = algorithm, in_update
+
+    @property
+    def exit_code(self) -> int | None:
+        return 143 if self._in_update is not None and self._algorithm.num_updates >= self._in_update else None
+
+
+class Interrupted:
+    """A run with all that lets it survive."""
+
+    def __init__(
+        self, folder: Path, stop_in: int | None = None, failing: frozenset[int] = frozenset(), **settings: Any
+    ) -> None:
+        self.env, self.tracer = make_vector_env("CartPole-v1", NUM_ENVS, seed=1), Tracer()
+        self.algorithm = Diverging(self.env)
+        self.algorithm.failing = failing
+        self.complaints: list[str] = []
+        self.renewed_after: list[int] = []
+        self.folder = CheckpointFolder(folder, keep=100)
+        config = PpoConfig(checkpointing=CheckpointingConfig(**settings))
+        self.keeper = Keeper(self.folder, "fake", config, dict, pytest.fail)
+        self.survival = Survival(
+            RunState(self.algorithm, EpisodeStatistics(NUM_ENVS)),
+            self.keeper,
+            DivergenceGuard(config.checkpointing.on_divergence, lambda: False, self.complaints.append),
+            Asked(self.algorithm, stop_in),
+            self._renew,
+        )
+
+    def _renew(self, update: int) -> VectorEnv:
+        self.renewed_after.append(update)
+        return make_vector_env("CartPole-v1", NUM_ENVS, seed=update)
+
+    def train(self, num_updates: int, eval_interval: int = 0) -> Events:
+        evaluation = EvaluationConfig(eval_interval=eval_interval, num_eval_episodes=2, num_envs=2)
+        evaluator = Evaluator(evaluation, EnvironmentConfig())
+        self.events: Events = []
+        with capture_logs() as self.events:
+            train(self.algorithm, self.env, evaluator, Emitter("fake", self.tracer), num_updates, self.survival)
+        return self.events
+
+    @property
+    def saved(self) -> list[int]:
+        return sorted(int(path.stem.removeprefix("update-")) for path in self.folder.path.glob("*.pt"))
+
+
+def test_run_is_saved_on_cadence_and_at_its_end_after_what_it_has_emitted(tmp_path: Path) -> None:
+    run = Interrupted(tmp_path, interval=2)
+    run.train(5)
+    assert run.saved == [2, 4, 5]
+    second = [name for name in run.tracer.opened[4:] if name != "update/evaluate"][:4]
+    assert second == ["update/rollout", "update/optimise", "update/checkpoint", "commit"]
+
+
+def test_run_that_is_asked_to_stop_ends_with_the_update_saved(tmp_path: Path) -> None:
+    run = Interrupted(tmp_path, stop_in=3, interval=100)
+    with pytest.raises(SystemExit) as caught:
+        run.train(5)
+    assert caught.value.code == 143
+    assert run.saved == [3]
+    assert [event["update"] for event in of(run.events, "MISC")] == [1, 2, 3]
+
+
+def test_exact_run_that_is_asked_to_stop_saves_only_at_its_barriers(tmp_path: Path) -> None:
+    run = Interrupted(tmp_path, stop_in=3, interval=2, exact=True)
+    with pytest.raises(SystemExit):
+        run.train(5)
+    assert run.saved == [2]
+
+
+def test_barrier_truncates_what_is_open_and_starts_new_environments(tmp_path: Path) -> None:
+    run = Interrupted(tmp_path, interval=1, exact=True)
+    run.train(3)
+    assert run.renewed_after == [1, 2], "nothing follows the last update"
+    assert run.algorithm.ended_TN[-1].all()
+    assert run.algorithm.truncated_TN[-1].any()
+    assert not run.algorithm.truncated_TN[:-1].any()
+    lengths = [event["episode_length_min"] for event in of(run.events, "ACTOR")]
+    assert all(length is None or length >= 8 for length in lengths), "episodes that a barrier has cut are not counted"
+
+
+def test_without_barriers_episodes_and_environments_go_on(tmp_path: Path) -> None:
+    run = Interrupted(tmp_path, interval=1)
+    run.train(3)
+    assert run.renewed_after == []
+    assert not run.algorithm.truncated_TN.any()
+    assert of(run.events, "ACTOR")[-1]["episodes"] > 0
+
+
+def test_run_goes_on_behind_the_update_that_its_state_names(tmp_path: Path) -> None:
+    run = Interrupted(tmp_path, interval=100)
+    run.survival.state.progress = Progress(update=3, timesteps=1000, training_s=1.0)
+    run.train(5)
+    assert [event["update"] for event in of(run.events, "MISC")] == [4, 5]
+    assert of(run.events, "TRAINER")[0]["timesteps"] == 1000 + HORIZON * NUM_ENVS
+    assert run.algorithm.progress == [0.6, 0.8]
+
+
+def test_update_that_is_left_out_emits_nothing_and_its_episodes_end(tmp_path: Path) -> None:
+    run = Interrupted(tmp_path, failing=frozenset({2}), interval=1, on_divergence="skip")
+    run.train(4)
+    assert [event["update"] for event in of(run.events, "MISC")] == [1, 3, 4]
+    assert run.complaints == ["got nan. The update is left out."]
+    assert run.saved == [1, 2, 3, 4], "the run has come so far"
+    steps = [event["timesteps"] for event in of(run.events, "TRAINER")]
+    assert steps[1] - steps[0] >= 2 * HORIZON * NUM_ENVS - 2 * NUM_ENVS, "its environment steps were taken"
+
+
+def test_divergence_ends_the_run_by_default_and_keeps_the_checkpoint_before_it(tmp_path: Path) -> None:
+    run = Interrupted(tmp_path, failing=frozenset({3}), interval=1)
+    with pytest.raises(DivergenceError):
+        run.train(4)
+    assert run.saved == [1, 2]
 
 
 def run_ppo(seed: int, **changes: dict[str, Any]) -> tuple[Outcome, Events]:
