@@ -128,7 +128,7 @@ class MlflowExport:
 
     async def _sample_system(self) -> None:
         sampler = SystemSampler()
-        step = 0
+        step = self._settings.system_metrics_first_step
         while True:
             await asyncio.sleep(self._settings.system_metrics_interval_s)
             now_ms = self._clock.time_ns() // 1_000_000

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
@@ -82,7 +83,10 @@ def train(
     watch = _Watch()
     evaluation: EpisodeSummary | None = None
 
-    def start_anew() -> None:
+    def renew_environments(update: int) -> None:
+        nonlocal env
+        env.close()
+        env = survival.renew(update)
         storage.start_anew()
         episodes.drop_unfinished()
 
@@ -90,7 +94,7 @@ def train(
         is_last, is_barrier = update == num_updates, keeper.is_barrier(update)
         watch.begin_update()
         with emitter.span("update", update=update):
-            with survival.guard.around_update(start_anew):
+            with survival.guard.around_update(partial(renew_environments, update)):
                 with emitter.span("rollout"), watch.time("rollout"):
                     num_steps = collect(algorithm, env, storage, episodes)
                 progress.timesteps += num_steps
@@ -121,9 +125,7 @@ def train(
         if is_stopping:
             raise SystemExit(survival.stop.exit_code)
         if is_barrier and not is_last:
-            start_anew()
-            env.close()
-            env = survival.renew(update)
+            renew_environments(update)
             evaluator.renew(update)
     return Outcome(progress.timesteps, watch.elapsed_s, progress.timesteps / progress.training_s, evaluation)
 

@@ -304,6 +304,7 @@ def test_update_that_is_left_out_emits_nothing_and_its_episodes_end(tmp_path: Pa
     assert [event["update"] for event in of(run.events, "MISC")] == [1, 3, 4]
     assert run.complaints == ["got nan. The update is left out."]
     assert run.saved == [1, 2, 3, 4], "the run has come so far"
+    assert run.renewed_after == [2]
     steps = [event["timesteps"] for event in of(run.events, "TRAINER")]
     assert steps[1] - steps[0] >= 2 * HORIZON * NUM_ENVS - 2 * NUM_ENVS, "its environment steps were taken"
 

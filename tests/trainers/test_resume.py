@@ -21,6 +21,8 @@ from rltelemetry.types import MetricPoint
 from trainers.checkpoint import Checkpoint, decode, newest_good
 from trainers.cli.signals import REPEAT_S
 
+pytestmark = pytest.mark.timeout(300)  # several processes a test, each of which loads torch
+
 NUM_UPDATES = 30
 SMALL = [
     *("--training-core.horizon", "32", "--environment.num-envs", "16", "--environment.max-episode-steps", "64"),

@@ -38,9 +38,10 @@ def spooled_steps(directory: Path, run_id: str | None, client_uuid: str | None) 
 
 def _steps_of(path: Path, run_id: str | None, client_uuid: str | None) -> Mapping[str, int]:
     """A spool's steps, if it is this run's; a spool that cannot be read has none."""
-    with contextlib.suppress(sqlite3.Error, ValueError), contextlib.closing(_open(path)) as db:
+    with contextlib.suppress(sqlite3.Error, ValueError, AttributeError), contextlib.closing(_open(path)) as db:
         meta = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
-        names = {meta.get("run_id"), meta.get("client_uuid")} - {None}
+        plan = meta.get("plan") or {}
+        names = {meta.get("run_id"), plan.get("run_id"), plan.get("client_uuid")} - {None}
         if names & {run_id, client_uuid}:
             rows = db.execute("SELECT body FROM rows WHERE kind = 'points'")
             waiting = [(point[0], point[2]) for (body,) in rows for point in json.loads(body)]
