@@ -49,7 +49,7 @@ class FlatAdam:
         )
 
     def minimize(self, loss: Tensor) -> Tensor:
-        """Take one step down the loss; no host sync.
+        """Take one step down the loss; no host sync. If the loss or its gradient is not finite, nothing is changed.
 
         Returns:
             The norm of the gradient before clipping, 0-d; not finite if the gradient is not.
@@ -57,6 +57,8 @@ class FlatAdam:
         self._grad.zero_()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = clip_grad_norm_(self._grad, self._max_grad_norm)
+        # the fused kernel reads it on the device, as for a gradient scaler, and takes no step where it is 1
+        self._adam.found_inf = (~torch.isfinite(norm + loss.detach())).float()  # type: ignore[attr-defined]
         self._adam.step()
         return norm
 

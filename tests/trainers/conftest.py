@@ -1,3 +1,54 @@
+"""What the trainers' tests share: one thread, and a telemetry that only takes notes."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytest
 import torch
 
 torch.set_num_threads(1)  # as the trainers do: more threads slow small networks, and tests run side by side
+
+
+class FakeTelemetry:
+    """Notes what a run does with the telemetry."""
+
+    run_id, client_uuid = "run-1", "client-1"
+
+    def __init__(self) -> None:
+        self.fields: dict[str, Any] = {}
+        self.params: dict[str, Any] = {}
+        self.tags: dict[str, Any] = {}
+        self.ended_by: list[object] = []
+
+    def configure(self, **fields: Any) -> "FakeTelemetry":
+        self.fields = fields
+        return self
+
+    def log_params(self, params: dict[str, Any]) -> None:
+        self.params = params
+
+    def set_tags(self, tags: dict[str, Any]) -> None:
+        self.tags = tags
+
+    def wait_ready(self, timeout_s: float) -> bool:
+        return timeout_s >= 0
+
+    def span(self, name: str, /, **inputs: Any) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def commit(self, timeout_s: float) -> bool:
+        return True
+
+    def __enter__(self) -> "FakeTelemetry":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.ended_by.append(error.code if isinstance(error, SystemExit) else error)
+
+
+@pytest.fixture
+def telemetry(monkeypatch: pytest.MonkeyPatch) -> FakeTelemetry:
+    """The telemetry of commands that a test calls."""
+    fake = FakeTelemetry()
+    monkeypatch.setattr("rltelemetry.configure", fake.configure)
+    return fake

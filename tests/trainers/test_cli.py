@@ -2,7 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -355,7 +354,7 @@ def test_other_missing_module_is_a_defect_and_keeps_its_traceback(monkeypatch: p
 
 
 def test_divergence_is_code_1_in_one_line(
-    telemetry: "FakeTelemetry", monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    telemetry: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def diverge(*parts: object) -> None:
         raise DivergenceError("update 3: got nan")
@@ -369,55 +368,13 @@ def test_divergence_is_code_1_in_one_line(
 # --- a whole run
 
 
-class FakeTelemetry:
-    """Notes what a run does with the telemetry."""
-
-    def __init__(self) -> None:
-        self.fields: dict[str, Any] = {}
-        self.params: dict[str, Any] = {}
-        self.tags: dict[str, Any] = {}
-        self.ended_by: list[object] = []
-
-    def configure(self, **fields: Any) -> "FakeTelemetry":
-        self.fields = fields
-        return self
-
-    def log_params(self, params: dict[str, Any]) -> None:
-        self.params = params
-
-    def set_tags(self, tags: dict[str, Any]) -> None:
-        self.tags = tags
-
-    def wait_ready(self, timeout_s: float) -> bool:
-        return timeout_s >= 0
-
-    def span(self, name: str, /, **inputs: Any) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def commit(self, timeout_s: float) -> bool:
-        return True
-
-    def __enter__(self) -> "FakeTelemetry":
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self.ended_by.append(error.code if isinstance(error, SystemExit) else error)
-
-
-@pytest.fixture
-def telemetry(monkeypatch: pytest.MonkeyPatch) -> FakeTelemetry:
-    fake = FakeTelemetry()
-    monkeypatch.setattr(training.rltelemetry, "configure", fake.configure)
-    return fake
-
-
 SHORT = [
     *("--device", "cpu", "--training-core.total-timesteps", "64", "--training-core.horizon", "16"),
     *("--environment.num-envs", "4", "--evaluation.num-eval-episodes", "1", "--checkpointing.no-save"),
 ]
 
 
-def test_run_ends_with_code_0_and_a_final_evaluation(telemetry: FakeTelemetry) -> None:
+def test_run_ends_with_code_0_and_a_final_evaluation(telemetry: Any) -> None:
     with capture_logs() as events:
         assert ppo(["--no-mlflow", *SHORT]) == 0
     names = [event["event"] for event in events]
@@ -426,7 +383,7 @@ def test_run_ends_with_code_0_and_a_final_evaluation(telemetry: FakeTelemetry) -
     assert telemetry.ended_by == [None]
 
 
-def test_run_knows_its_parameters_and_tags_but_not_where_its_telemetry_goes(telemetry: FakeTelemetry) -> None:
+def test_run_knows_its_parameters_and_tags_but_not_where_its_telemetry_goes(telemetry: Any) -> None:
     with capture_logs():
         ppo(["--logging.tracking-uri", "http://me:secret@given:1", "--seed", "5", *SHORT])
     assert telemetry.params["training_core"]["seed"] == 5
@@ -438,7 +395,7 @@ def test_run_knows_its_parameters_and_tags_but_not_where_its_telemetry_goes(tele
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_ends_the_run_with_its_code_through_the_telemetry(
-    number: signal.Signals, code: int, telemetry: FakeTelemetry, monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals, code: int, telemetry: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*parts: Any) -> None:
         signal.raise_signal(number)
@@ -451,16 +408,14 @@ def test_signal_ends_the_run_with_its_code_through_the_telemetry(
     assert telemetry.ended_by == [code]
 
 
-def test_unknown_task_is_code_2_and_leaves_no_run_behind(
-    telemetry: FakeTelemetry, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unknown_task_is_code_2_and_leaves_no_run_behind(telemetry: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert ppo(["--no-mlflow", "--environment.task", "CartPole-v2"]) == 2
     assert "Did you mean CartPole-v1" in capsys.readouterr().err
     assert telemetry.fields == {}
 
 
 def test_absent_gpu_is_code_3(
-    telemetry: FakeTelemetry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    telemetry: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert ppo(["--no-mlflow", "--device", "cuda"]) == 3
@@ -469,7 +424,7 @@ def test_absent_gpu_is_code_3(
 
 
 def test_unexpected_error_keeps_its_traceback_and_fails_the_run(
-    telemetry: FakeTelemetry, monkeypatch: pytest.MonkeyPatch
+    telemetry: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     defect = RuntimeError("defect")
 

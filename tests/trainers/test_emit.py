@@ -22,6 +22,9 @@ class NoTracer:
     def span(self, name: str, /, **inputs: Any) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def commit(self, timeout_s: float) -> bool:
+        return timeout_s > 0
+
 
 def emitted(work: Callable[[Emitter], None]) -> dict[str, Any]:
     """The one event that `work` logs."""
@@ -138,3 +141,16 @@ def test_logger_is_named_after_the_algorithm(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(emit.structlog, "get_logger", names.append)
     Emitter("spo", NoTracer())
     assert names == ["trainers.spo"]
+
+
+def test_steps_that_the_run_has_already_are_left_out() -> None:
+    stored = {"trainer": 100, "actor": 50}
+    emitter = Emitter("fake", NoTracer(), stored)
+    with capture_logs() as events:
+        for timesteps in (50, 100, 101):
+            emitter.trainer(Stamp(timesteps, 1), {})
+            emitter.actor(Stamp(timesteps, 1), NO_EPISODES)
+    seen = [(event["category"], event["timesteps"]) for event in events]
+    assert seen == [("ACTOR", 100), ("TRAINER", 101), ("ACTOR", 101)]
+    assert emitter.emitted == {"trainer": 101, "actor": 101}
+    assert stored == {"trainer": 100, "actor": 50}

@@ -138,6 +138,16 @@ def test_evaluator_with_the_same_seed_sees_the_same_episodes() -> None:
     assert summaries[0] != other
 
 
+def test_episodes_that_follow_on_an_update_do_not_depend_on_those_before() -> None:
+    config = EvaluationConfig(num_eval_episodes=6, num_envs=3)
+    busy, idle = Evaluator(config, EnvironmentConfig()), Evaluator(config, EnvironmentConfig())
+    first = busy.evaluate(first_action)
+    for evaluator in (busy, idle):
+        evaluator.renew(5)
+    assert busy.evaluate(first_action) == idle.evaluate(first_action) != first
+    Evaluator(EvaluationConfig(eval_interval=0), EnvironmentConfig()).renew(5)
+
+
 def test_evaluator_uses_the_tasks_settings() -> None:
     environment = EnvironmentConfig(max_episode_steps=3)
     summary = Evaluator(EvaluationConfig(num_eval_episodes=2, num_envs=8), environment).evaluate(first_action)

@@ -90,3 +90,30 @@ def test_gradient_that_is_not_finite_shows_in_the_norm() -> None:
 @pytest.mark.parametrize(("progress", "rate"), [(0.0, 2.0), (0.25, 1.5), (1.0, 0.0), (1.5, 0.0), (-1.0, 2.0)])
 def test_annealing_is_a_straight_line_to_zero(progress: float, rate: float) -> None:
     assert linear_anneal(2.0, progress) == rate
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_step_that_is_not_finite_is_not_taken(poison: float, where: str) -> None:
+    module = network()
+    optimizer = flat_adam(module)
+    run(module, optimizer, 2)
+    before = copy.deepcopy((module.state_dict(), optimizer.state_dict()))
+    x = torch.ones(3, 4)
+    if where == "gradient":
+        x[1, 2] = poison
+    loss = module(x).square().mean()
+    optimizer.minimize(loss if where == "gradient" else loss + poison)
+    after = module.state_dict(), optimizer.state_dict()
+    torch.testing.assert_close(after, before, rtol=0.0, atol=0.0)
+
+
+def test_steps_after_one_that_was_not_taken_are_as_if_it_had_not_been() -> None:
+    ours, theirs = network(), network()
+    optimizer, other = flat_adam(ours), flat_adam(theirs)
+    run(ours, optimizer, 2)
+    optimizer.minimize(ours(torch.full((3, 4), torch.nan)).sum())
+    run(ours, optimizer, 3, first=2)
+    run(theirs, other, 5)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(a, b)

@@ -366,6 +366,21 @@ def test_loss_that_is_not_finite_is_noticed_with_the_update(spoilt: str) -> None
         parts.ppo.update(parts.storage, 0.0)
 
 
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e38])
+def test_reward_that_spoils_the_loss_is_told_in_the_same_update_and_spoils_nothing_else(poison: float) -> None:
+    parts = session(config())
+    train(parts, 1)
+    parts.collect()
+    before = weights(parts.ppo).clone()
+    parts.storage.reward[3, 1] = poison
+    with pytest.raises(DivergenceError, match="update 2: got"):
+        parts.ppo.update(parts.storage, 0.0)
+    assert torch.isfinite(weights(parts.ppo)).all()
+    parts.collect()
+    assert np.isfinite(parts.ppo.update(parts.storage, 0.0).actor_loss)
+    assert not torch.equal(weights(parts.ppo), before)
+
+
 def test_policy_that_has_diverged_never_reaches_the_environments() -> None:
     parts = session(config("Pendulum-v1"))
     with torch.no_grad():

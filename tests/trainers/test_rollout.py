@@ -81,6 +81,21 @@ def test_dummy_at_the_seam_of_two_rollouts_is_known() -> None:
     assert storage.valid.all(1).tolist() == [False, True, True, True]
 
 
+@pytest.mark.parametrize("staged", [False, True])
+def test_cut_truncates_what_is_open_and_the_next_rollout_begins_with_a_reset(staged: bool) -> None:
+    env, other = cart_pole(), cart_pole()
+    storage, statistics = storage_for(env, staged=staged), EpisodeStatistics(NUM_ENVS)
+    collect(Alternating(), env, storage, statistics)
+    ended_N = storage.terminated[-1] | ~storage.valid[-1]
+    before_TN = storage.truncated.clone()
+    storage.cut()
+    assert (storage.truncated[-1] | ended_N).all()
+    assert not (storage.truncated[-1] & ended_N).any()
+    assert torch.equal(storage.truncated[:-1], before_TN[:-1])
+    collect(Alternating(), other, storage, statistics)
+    np.testing.assert_array_equal(storage.obs[0].numpy(), cart_pole().reset())
+
+
 def test_twins_on_the_host_change_nothing() -> None:
     rollouts = []
     for staged in (False, True):

@@ -6,7 +6,7 @@ import torch
 
 from trainers.config import HardwareConfig
 from trainers.errors import MissingError
-from trainers.runtime import Seeds, prepare, resolve_device, spawn_seeds
+from trainers.runtime import Seeds, prepare, resolve_device, restart_seed, spawn_seeds
 
 
 @pytest.fixture
@@ -64,6 +64,14 @@ def test_sub_seeds_leave_room_for_one_per_environment() -> None:
     drawn = [sub_seed for seed in range(1000) for sub_seed in spawn_seeds(seed)]
     assert min(drawn) >= 0
     assert 2**29 < max(drawn) < 2**30
+
+
+def test_environments_that_start_anew_have_seeds_that_depend_on_both_numbers_alone() -> None:
+    seeds = [restart_seed(seed, update) for seed in range(30) for update in range(30)]
+    assert len(set(seeds)) == 900
+    assert restart_seed(7, 5) == seeds[7 * 30 + 5]
+    assert min(seeds) >= 0
+    assert 2**29 < max(seeds) < 2**30
 
 
 def test_preparing_seeds_every_global_generator() -> None:

@@ -16,8 +16,8 @@ from trainers.errors import CheckpointError
 __all__ = ["checkpoint_folder"]
 
 ROOT: Final = Path("checkpoints")
-UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+|^\.+")
-"""What a task's name may hold and a folder's had better not: separators, and leading dots."""
+UNSAFE: Final = re.compile(r"[^A-Za-z0-9_]+")
+"""What a task's name may hold and a folder's had better not: separators, dots."""
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def checkpoint_folder(algorithm: str, arguments: Arguments[Any]) -> Iterator[Che
 
 def _new_folder(algorithm: str, config: RunConfig) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    name = UNSAFE.sub("-", f"{config.environment.task}-{algorithm}-{stamp}")
+    name = UNSAFE.sub("-", f"{config.environment.task}-{algorithm}-{stamp}").strip("-")
     candidates = (ROOT / (f"{name}-{number}" if number else name) for number in count())
     return next(path for path in candidates if not path.exists())
 

@@ -16,6 +16,7 @@ FREE_SECTIONS: Final = frozenset({"evaluation", "hardware", "logging", "checkpoi
 FREE_SETTINGS: Final = frozenset(
     {
         "environment.num_threads",
+        "environment.num_groups",
         "training_core.total_timesteps",
         "optimization.actor_lr",
         "optimization.critic_lr",

@@ -140,7 +140,7 @@ class Ppo:
             progress: how much of the run is over, 0 to 1; drives the learning rates where they are annealed.
 
         Raises:
-            DivergenceError: a loss or a gradient was not finite. The parameters are spoilt.
+            DivergenceError: a loss or a gradient was not finite. No step was taken with it; others may have been.
         """
         rates = self._learning_rates(progress)
         self._optimizer.set_learning_rates(rates)
