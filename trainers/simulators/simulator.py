@@ -32,6 +32,11 @@ class State(NamedTuple):
         """Each situation `count` times, in a row."""
         return State(self.model.repeat_interleave(count, 0), self.elapsed.repeat_interleave(count, 0))
 
+    def where(self, condition_B: Tensor, other: "State") -> "State":
+        """These situations where the condition holds, the others elsewhere."""
+        model = torch.where(condition_B.unsqueeze(1), self.model, other.model)
+        return State(model, torch.where(condition_B, self.elapsed, other.elapsed))
+
 
 class Transition(NamedTuple):
     """One step of every row; `terminated` wins where both ends fall together.
