@@ -36,7 +36,7 @@ class SearchResult(NamedTuple):
     """The improved policy of each environment: a weighted set of first actions.
 
     Attributes:
-        action: [N, K] or [N, K, A], the root action of each particle, or every action there is.
+        action: [N, K] or [N, K, A], the root action of each particle, or every action there is, as the policy keeps it.
         weight: [N, K], sum 1.
         advantage: [N, M], of futures that are distributed as the policy's own; the temperature learns from them.
         log_prior: [N, M], the logarithm of their probabilities: -log M each where they were drawn.
@@ -85,7 +85,7 @@ def search(
     gamma, decay = settings.search_gamma, settings.search_gamma * settings.search_gae_lambda
     taken_back = settings.taken_back
 
-    params_NP = policy.params(network.policy(root_obs_NO), root_obs_NO)
+    params_NP = policy.params(network.policy(root_obs_NO))
     value_N = network.value(root_obs_NO).float()
     root_action_NK = policy.explore(params_NP, noise.action[0], noise.root, settings.root_noise_fraction)
     root_action_R = action_R = root_action_NK.flatten(0, 1)
@@ -97,7 +97,13 @@ def search(
     for t in range(settings.search_depth):
         model_noise_RZ = noise.model[t].flatten(0, 1)
         futures, obs_RO, delta_R, terminated_R = advance(
-            network, simulator, futures, action_R, model_noise_RZ, gamma, discounts_baseline="baseline" in taken_back
+            network,
+            simulator,
+            futures,
+            policy.to_env(action_R),
+            model_noise_RZ,
+            gamma,
+            discounts_baseline="baseline" in taken_back,
         )
         log_weight_NK = log_weight_NK + gamma**t * delta_R.view(num_envs, num_particles)
         if t > 0 and "terminals" in taken_back:
@@ -115,7 +121,7 @@ def search(
             if "lineage" not in taken_back:
                 obs_RO, is_first_line_N1 = obs_RO.index_select(0, row_R), is_first_line_N1 & ~is_due_N1
         if t < settings.search_depth - 1:
-            params_RP = policy.params(network.policy(obs_RO), obs_RO)
+            params_RP = policy.params(network.policy(obs_RO))
             action_R = policy.sample(params_RP, noise.action[t + 1].flatten(0, 1))
     return SearchResult(
         action=root_action_R.view(root_action_NK.shape),

@@ -8,6 +8,7 @@ Shapes: H depth, N environments, A actions, M = A^H futures, R rows of one level
 import torch
 from torch import Tensor
 
+from trainers.distributions import ILLEGAL
 from trainers.simulators import Simulator, State
 from trainers.spo.futures import Futures, Network, advance
 from trainers.spo.noise import SearchNoise
@@ -41,25 +42,26 @@ def search_tree(
     """
     num_envs, num_actions = len(root_obs_NO), policy.num_outputs
     gamma, decay = settings.search_gamma, settings.search_gamma * settings.search_gae_lambda
-    params_NP = policy.params(network.policy(root_obs_NO), root_obs_NO)
+    params_NP = policy.params(network.policy(root_obs_NO))
     params_RP = policy.mixed(params_NP, noise.root, settings.root_noise_fraction)
     value_N = network.value(root_obs_NO).float()
     futures = Futures(root, value_N, torch.ones_like(value_N, dtype=torch.bool))
     log_prior_R = log_weight_R = advantage_R = torch.zeros_like(value_N)
     depths: list[Depth] = []
     for t in range(settings.search_depth):
-        log_prior_R = (log_prior_R.unsqueeze(1) + params_RP).flatten()
+        log_prior_R = (log_prior_R.unsqueeze(1) + _without_illegal(params_RP)).flatten()
         action_R = torch.arange(num_actions, device=value_N.device).repeat(len(params_RP))
         model_noise_R0 = value_N.new_zeros(len(action_R), 0)
         futures, obs_RO, delta_R, _ = advance(
-            network, simulator, futures.repeat(num_actions), action_R, model_noise_R0, gamma
+            network, simulator, futures.repeat(num_actions), policy.to_env(action_R), model_noise_R0, gamma
         )
         log_weight_R = log_weight_R.repeat_interleave(num_actions) + gamma**t * delta_R
         advantage_R = advantage_R.repeat_interleave(num_actions) + decay**t * delta_R
-        weight_NM = torch.softmax((log_prior_R + log_weight_R / temperature).view(num_envs, -1), -1)
+        score_R = torch.where(log_prior_R > -torch.inf, log_prior_R + log_weight_R / temperature, -torch.inf)
+        weight_NM = torch.softmax(score_R.view(num_envs, -1), -1)
         depths.append(_describe(weight_NM, log_prior_R.view(num_envs, -1), futures.is_alive))
         if t < settings.search_depth - 1:
-            params_RP = policy.params(network.policy(obs_RO), obs_RO)
+            params_RP = policy.params(network.policy(obs_RO))
     return SearchResult(
         action=torch.arange(num_actions, device=value_N.device).expand(num_envs, -1),
         weight=weight_NM.view(num_envs, num_actions, -1).sum(-1),
@@ -68,6 +70,11 @@ def search_tree(
         value=value_N,
         depths=tuple(depths),
     )
+
+
+def _without_illegal(params_RP: Tensor) -> Tensor:
+    """Nothing that the model says of an illegal action may count, however loud."""
+    return params_RP.masked_fill(params_RP < ILLEGAL / 2, -torch.inf)
 
 
 def _describe(weight_NM: Tensor, log_prior_NM: Tensor, is_alive_R: Tensor) -> Depth:

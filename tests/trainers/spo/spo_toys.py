@@ -71,7 +71,7 @@ class World:
         if self.network is None:
             logits = torch.from_numpy(rng.normal(size=shape).astype(np.float32))
             self.network = TableNetwork(logits, torch.from_numpy(rng.normal(size=shape[0]).astype(np.float32)))
-        self.policy = DiscretePolicy(self.num_actions)
+        self.policy = DiscretePolicy([self.num_actions])
         self.simulator = Simulator(self.model, self.limit)
         self.root_obs = torch.from_numpy(rng.integers(0, self.num_states, (self.num_envs, 1)).astype(np.float32))
 

@@ -10,10 +10,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from spo_toys import TableModel, TableNetwork, World, draw, search_slowly
 
+from trainers.distributions import mask_logits
 from trainers.simulators import Outcome
 from trainers.simulators.observed import ObservedModel
 from trainers.spo.noise import SearchNoise
-from trainers.spo.policies import DiscretePolicy
 from trainers.spo.search import search
 from trainers.spo.settings import SearchSettings
 
@@ -287,13 +287,12 @@ def test_illegal_actions_are_never_drawn_and_get_nothing() -> None:
 
     class Flat:
         def policy(self, obs: torch.Tensor) -> torch.Tensor:
-            return torch.zeros_like(obs)
+            return mask_logits(torch.zeros_like(obs), obs)
 
         def value(self, obs: torch.Tensor) -> torch.Tensor:
             return obs.sum(1)
 
     world = World(num_states=1, num_actions=4, num_envs=3, model=Masked(), network=Flat())
-    world.policy = DiscretePolicy(4, slice(0, 4))
     world.root_obs = torch.tensor([[1.0, 0, 1, 0], [0, 0, 0, 1], [1, 1, 1, 0]])
     settings = SearchSettings(resampling="ess", root_noise_fraction=0.5, root_noise_concentration=0.3)
     result = world.search(settings)
@@ -303,8 +302,9 @@ def test_illegal_actions_are_never_drawn_and_get_nothing() -> None:
 
 def test_where_nothing_is_legal_the_search_stays_finite() -> None:
     world = World()
-    world.policy = DiscretePolicy(3, slice(0, 3))
     world.root_obs = torch.zeros(5, 3)
+    world.network.policy = lambda obs: mask_logits(torch.ones(len(obs), 3), obs)
+    world.network.value = lambda obs: obs[:, 0]
     world.model.step = lambda state, action, noise: Outcome(  # type: ignore[method-assign]
         state, torch.zeros(len(state)), torch.ones(len(state), dtype=torch.bool)
     )

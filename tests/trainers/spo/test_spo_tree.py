@@ -1,13 +1,14 @@
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 import torch
 from spo_toys import World, draw, enumerate_slowly
 
+from trainers.distributions import mask_logits
 from trainers.simulators import Outcome
 from trainers.simulators.observed import ObservedModel
-from trainers.spo.policies import DiscretePolicy
 from trainers.spo.search import search
 from trainers.spo.settings import SearchSettings
 from trainers.spo.tree import num_nodes, search_tree
@@ -52,18 +53,17 @@ def test_illegal_actions_have_no_part_in_the_tree() -> None:
 
         def step(self, state_BS: torch.Tensor, action: torch.Tensor, noise_BZ: torch.Tensor) -> Outcome:
             wrong = state_BS.gather(1, action.unsqueeze(1))[:, 0] == 0
-            reward = torch.where(wrong, 1e9, action.float())  # loud where it should not be heard
+            reward = torch.where(wrong, math.nan, action.float())  # loud where it should not be heard
             return Outcome(state_BS.roll(1, 1), reward, torch.zeros_like(wrong))
 
     class Flat:
         def policy(self, obs: torch.Tensor) -> torch.Tensor:
-            return torch.zeros_like(obs)
+            return mask_logits(torch.zeros_like(obs), obs)
 
         def value(self, obs: torch.Tensor) -> torch.Tensor:
             return torch.zeros(len(obs))
 
     world = World(num_states=1, num_actions=3, num_envs=2, model=Masked(), network=Flat())
-    world.policy = DiscretePolicy(3, slice(0, 3))
     world.root_obs = torch.tensor([[1.0, 0, 1], [0, 1, 0]])
     result = world.search(SearchSettings(search_depth=2), function=search_tree)
     assert (result.weight[world.root_obs == 0] == 0).all()
