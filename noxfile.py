@@ -21,8 +21,12 @@ if links := os.environ.get("PIP_FIND_LINKS"):
 
 HAS_GPU = os.environ.get("RLTELEMETRY_GPU") == "1" or shutil.which("nvidia-smi") is not None
 CONSTRAINTS = () if HAS_GPU else ("-c", ".ci/constraints.txt")
-TEST_PACKAGES = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "tests")
-LINT_PACKAGES = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "lint")
+PROJECT = nox.project.load_toml("pyproject.toml")
+TEST_PACKAGES = nox.project.dependency_groups(PROJECT, "tests")
+ADAPTER_PACKAGES = nox.project.dependency_groups(
+    PROJECT, "adapters"
+)  # they need torch, which `telemetry` must not have
+LINT_PACKAGES = nox.project.dependency_groups(PROJECT, "lint")
 # One thread a process: the tests run side by side, and small networks are slower on two threads than on one.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -42,7 +46,7 @@ def train(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests, on a real MLflow server and real environments."""
-    install(session, "all", packages=tuple(TEST_PACKAGES))
+    install(session, "all", packages=(*TEST_PACKAGES, *ADAPTER_PACKAGES))
     arguments = session.posargs or ["-n", "2", "--dist", "loadfile", "-m", "not faults"]
     session.run("pytest", *arguments, env=ONE_THREAD)
 
@@ -50,7 +54,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check format, style and types."""
-    install(session, "all", packages=(*TEST_PACKAGES, *LINT_PACKAGES))
+    install(session, "all", packages=(*TEST_PACKAGES, *ADAPTER_PACKAGES, *LINT_PACKAGES))
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
     session.run("mypy")

@@ -33,7 +33,7 @@ from rltelemetry.types import Origin
 if TYPE_CHECKING:
     from rltelemetry.parts import Parts
 
-__all__ = ["Telemetry", "configure", "processors"]
+__all__ = ["Telemetry", "configure", "current", "processors"]
 
 
 def configure(settings: Settings | None = None, **fields: Any) -> "Telemetry":
@@ -56,6 +56,11 @@ def configure(settings: Settings | None = None, **fields: Any) -> "Telemetry":
     telemetry = Telemetry(resolved)
     telemetry._open()
     return telemetry
+
+
+def current() -> "Telemetry | None":
+    """Return the open pipeline of this process, None if there is none."""
+    return _current.telemetry
 
 
 def processors() -> list[Any]:

@@ -26,7 +26,7 @@ from rltelemetry.handoff import Handoff, SpanEnd
 from rltelemetry.redact import clean_field, clean_text, safe_text
 from rltelemetry.trace_ids import new_span_id, new_trace_id
 
-__all__ = ["SpanOpener", "add_foreign_event", "clean_attributes", "event_attributes"]
+__all__ = ["UNTRACED", "SpanOpener", "add_foreign_event", "clean_attributes", "event_attributes"]
 
 MAX_TRACEBACK: Final = 32_768
 """Characters of an exception's traceback."""

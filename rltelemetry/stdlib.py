@@ -27,11 +27,13 @@ class StdlibHandler(logging.Handler):
 
     Args:
         threshold_of: the filter in force.
+        console: whether our console shows the records.
     """
 
-    def __init__(self, threshold_of: Callable[[str], int]) -> None:
+    def __init__(self, threshold_of: Callable[[str], int], console: bool = True) -> None:
         super().__init__()
         self._threshold_of = threshold_of
+        self._console = console
         self._previous_level: int | None = None
 
     def install(self, level: int) -> bool:
@@ -61,7 +63,8 @@ class StdlibHandler(logging.Handler):
             if record.exc_info:
                 fields["exc_info"] = record.exc_info
             level = LEVEL_NAMES[min(max(record.levelno // 10 * 10, 10), 50)]
-            active.put(level, record.name, _message(record), fields, {}, stamp_ns=int(record.created * 1e9))
+            stamp_ns = int(record.created * 1e9)
+            active.put(level, record.name, _message(record), fields, {}, stamp_ns=stamp_ns, console=self._console)
         except Exception:
             active.drops.append("error")
 
