@@ -1,4 +1,4 @@
-"""An event loop that resolves names in daemon threads of its own.
+"""An event loop that resolves names in daemon threads of its own, and that forks wait for.
 
 asyncio's default asks a thread pool that is closed by the time of an atexit hook, and a stalled resolver in that pool
 keeps the interpreter from leaving. Here a stalled resolution costs its waiters a time-out, and nobody else anything;
@@ -10,12 +10,14 @@ import socket
 import threading
 from typing import Any
 
+from rltelemetry.gate import GatedSelector
+
 __all__ = ["make_loop"]
 
 
 class _Loop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(GatedSelector())
         self._resolving: dict[Any, asyncio.Future[Any]] = {}
 
     async def getaddrinfo(self, host: Any, port: Any, **hints: Any) -> Any:
