@@ -45,6 +45,9 @@ class Algorithm(Policy, Stateful, Protocol):
     def act_deterministic(self, obs_NO: NDArray[Any], /) -> NDArray[Any]:
         """Choose the best actions known; draw no random numbers."""
 
+    def greedy_policy(self) -> nn.Module:
+        """Return a module from observations [B, ...] to the best actions known without search, for export."""
+
     def update(self, storage: RolloutStorage, progress: float) -> Metrics:
         """Learn from one rollout; `progress`, 0 to 1, is how much of the run is over.
 

@@ -41,7 +41,9 @@ class AlgorithmEntry(Generic[ConfigT]):
         command = f"{self.name} --config configs/{self.name}.yaml"
         return (
             f"Train {self.title} on an envpool task; watch it in MLflow.\n\nExamples:\n\n"
-            f"  {command}\n\n  {command} --seed 2 --optimization.actor-lr 1e-3"
+            f"  {command}\n\n  {command} --seed 2 --optimization.actor-lr 1e-3\n\n"
+            f"  {self.name} --resume checkpoints/FOLDER\n\n"
+            f"Saved policies: {self.name} eval --help, {self.name} export --help"
         )
 
 

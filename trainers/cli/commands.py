@@ -10,10 +10,14 @@ MLflow's address stands on the screen before torch is loaded, and a missing pack
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from trainers.cli.screen import say
 from trainers.errors import MissingError, TrainersError
+
+if TYPE_CHECKING:
+    from trainers.cli.algorithms import AlgorithmEntry
+    from trainers.cli.signals import Interruption
 
 __all__ = ["ppo", "spo"]
 
@@ -36,7 +40,7 @@ def _run(command: str, argv: Sequence[str] | None) -> int:
     from rltelemetry.errors import SettingsError
 
     try:
-        _train(command, sys.argv[1:] if argv is None else argv)
+        _dispatch(command, sys.argv[1:] if argv is None else argv)
         return 0
     except (TrainersError, SettingsError) as error:
         say(f"{command}: {error}")
@@ -49,20 +53,35 @@ def _run(command: str, argv: Sequence[str] | None) -> int:
         return MissingError.exit_code
 
 
-def _train(command: str, argv: Sequence[str]) -> None:
+def _dispatch(command: str, argv: Sequence[str]) -> None:
     from trainers.cli.algorithms import ALGORITHMS
-    from trainers.cli.arguments import parse
-    from trainers.cli.signals import handles_signals
-    from trainers.cli.telemetry import choose_server, telemetry_fields
 
     if command not in ALGORITHMS:
         raise MissingError(f"{command.upper()} is not part of this version. Train with `ppo`.")
-    algorithm = ALGORITHMS[command]
-    arguments = parse(argv, algorithm)
+    from trainers.cli.signals import handles_signals
+
+    algorithm, task = ALGORITHMS[command], argv[0] if argv else ""
     with handles_signals() as interruption:
-        fields = telemetry_fields(command, arguments, os.environ)
-        server = choose_server(fields, os.environ, (lambda _: None) if arguments.is_quiet else say)
+        if task == "eval":
+            from trainers.cli.evaluate import evaluate
 
-        from trainers.cli.training import train_algorithm
+            evaluate(algorithm, argv[1:])
+        elif task == "export":
+            from trainers.cli.export import export
 
-        train_algorithm(algorithm, arguments, {**fields, **server.fields}, server.patience_s, interruption)
+            export(algorithm, argv[1:])
+        else:
+            _train(algorithm, argv, interruption)
+
+
+def _train(algorithm: "AlgorithmEntry[Any]", argv: Sequence[str], interruption: "Interruption") -> None:
+    from trainers.cli.arguments import parse
+    from trainers.cli.telemetry import choose_server, telemetry_fields
+
+    arguments = parse(argv, algorithm)
+    fields = telemetry_fields(algorithm.name, arguments, os.environ)
+    server = choose_server(fields, os.environ, (lambda _: None) if arguments.is_quiet else say)
+
+    from trainers.cli.training import train_algorithm
+
+    train_algorithm(algorithm, arguments, {**fields, **server.fields}, server.patience_s, interruption)

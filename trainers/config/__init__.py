@@ -5,6 +5,7 @@ from trainers.config.loading import dump, load
 from trainers.config.ppo import PpoConfig
 from trainers.config.run import RunConfig, impossible
 from trainers.config.sections import (
+    MAX_SEED,
     ArchitectureConfig,
     CheckpointingConfig,
     EnvironmentConfig,
@@ -16,6 +17,7 @@ from trainers.config.sections import (
 )
 
 __all__ = [
+    "MAX_SEED",
     "ArchitectureConfig",
     "Change",
     "CheckpointingConfig",

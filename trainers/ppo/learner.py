@@ -20,6 +20,7 @@ from trainers.networks import ActorCritic
 from trainers.normalize import RewardNormalizer
 from trainers.optim import FlatAdam, linear_anneal
 from trainers.ppo.losses import actor_loss, critic_loss, explained_variance, normalize
+from trainers.ppo.policy import GreedyPolicy
 from trainers.returns import gae
 from trainers.rollout import RolloutStorage
 from trainers.runtime import Runtime
@@ -128,9 +129,12 @@ class Ppo:
     @torch.inference_mode()
     def act_deterministic(self, obs_NO: NDArray[Any]) -> NDArray[Any]:
         """The most probable actions, for evaluation; draws no random numbers."""
-        params_NP = self.network.policy(torch.from_numpy(obs_NO).to(self._device))
-        action: NDArray[Any] = self._distribution.to_env(self._distribution.mode(params_NP)).cpu().numpy()
+        action: NDArray[Any] = self.greedy_policy()(torch.from_numpy(obs_NO).to(self._device)).cpu().numpy()
         return action
+
+    def greedy_policy(self) -> GreedyPolicy:
+        """What `act_deterministic` computes, as a module on the same parameters."""
+        return GreedyPolicy(self.network, self._distribution)
 
     def update(self, storage: RolloutStorage, progress: float) -> UpdateMetrics:
         """Improve the policy and the critic on one rollout.
