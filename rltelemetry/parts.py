@@ -23,7 +23,7 @@ from rltelemetry.handoff import CELL, Handoff, print_plainly
 from rltelemetry.labels import Labels, parse_labels
 from rltelemetry.notices import Notices
 from rltelemetry.settings import Resolved, Settings
-from rltelemetry.sinks.console import ConsoleSink, resolve_mode
+from rltelemetry.sinks.console import ConsoleSink, can_redraw, resolve_mode
 from rltelemetry.sinks.mlflow import make_loop
 from rltelemetry.sinks.otlp import OtlpSink, foreign_endpoint
 from rltelemetry.spans import SpanOpener, add_foreign_event
@@ -121,6 +121,10 @@ class Parts:
         if self._export:
             self._export.run.log_artifact(path, name)
 
+    def show_progress(self, text: str) -> None:
+        """Keep a line below the others, on a terminal."""
+        self._console.show_progress(text)
+
     def finish(self, status: Status, end_time_ms: int) -> None:
         """Queue the run's end; on the worker."""
         if self._export:
@@ -172,7 +176,7 @@ class Parts:
         overrides, label_problems = (given, []) if isinstance(given, dict) else parse_labels(given)
         problems += label_problems
         mode, color = resolve_mode(self._settings.console, sys.stderr, environ)
-        return ConsoleSink(sys.stderr, Labels(overrides), mode, color)
+        return ConsoleSink(sys.stderr, Labels(overrides), mode, color, has_footer=can_redraw(sys.stderr, environ))
 
     def _make_filter(self, problems: list[str]) -> Filter:
         settings = self._settings

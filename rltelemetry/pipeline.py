@@ -131,6 +131,11 @@ class Telemetry:
         target = safe_text(name) if name else os.path.basename(source)  # noqa: PTH119
         self._call(lambda parts: parts.log_artifact(source, target))
 
+    def show_progress(self, text: str) -> None:
+        """Keep one line below all others, where stderr is a terminal with a dashboard; an empty text takes it away."""
+        if not self._is_closed and self._parts is not None:
+            self._parts.show_progress(text)
+
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Wait until all that was logged before has been sent, as far as it can be; False on time-out."""
         parts = self._parts

@@ -39,7 +39,7 @@ TRAINERS: list[set[str]] = [
     {"rollout"},
     {"simulators"},
     {"ppo", "spo"},
-    {"emit"},
+    {"emit", "progress"},
     {"evaluation", "checkpoint", "divergence"},
     {"survival"},
     {"loop"},

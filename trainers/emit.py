@@ -77,6 +77,9 @@ class Tracer(Protocol):
     def commit(self, timeout_s: float) -> bool:
         """Wait until what was logged is safe from the end of this process; False on time-out."""
 
+    def show_progress(self, text: str) -> None:
+        """Keep one line below all others, on a terminal; an empty text takes it away."""
+
 
 class Emitter:
     """Logs one algorithm's events.
@@ -94,7 +97,7 @@ class Emitter:
     """
 
     def __init__(self, algorithm: str, tracer: Tracer, stored: Mapping[str, int] | None = None) -> None:
-        self.span = tracer.span
+        self.span, self.show_progress = tracer.span, tracer.show_progress
         self._tracer = tracer
         self.emitted = dict(stored or {})
         self._log = structlog.get_logger(f"trainers.{algorithm}")

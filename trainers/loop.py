@@ -13,6 +13,7 @@ from trainers.checkpoint import Stateful
 from trainers.emit import Emitter, Stamp
 from trainers.envs import VectorEnv
 from trainers.evaluation import Evaluator
+from trainers.progress import ProgressLine
 from trainers.rollout import EpisodeSummary, Policy, RolloutStorage, collect
 from trainers.survival import Survival, unguarded
 
@@ -84,6 +85,7 @@ def train(
     episodes, progress = state.episodes, state.progress
     storage = algorithm.make_storage(env.num_envs)
     watch = _Watch()
+    line = ProgressLine(emitter.show_progress, num_updates, progress.update, progress.timesteps)
     evaluation: EpisodeSummary | None = None
 
     def renew_environments(update: int) -> None:
@@ -108,13 +110,14 @@ def train(
 
                 stamp = Stamp(progress.timesteps, algorithm.num_updates)
                 emitter.trainer(stamp, metrics._asdict())
-                emitter.actor(stamp, episodes.summary())
+                emitter.actor(stamp, recent := episodes.summary())
                 if evaluator.is_due(update) or (is_last and evaluator.is_enabled):
                     with emitter.span("evaluate"), watch.time("evaluation"):
                         evaluation = evaluator.evaluate(algorithm.act_deterministic)
                     phase = "final" if is_last else "training"
                     emitter.evaluator(stamp, phase, evaluation, watch.milliseconds("evaluation"))
                 emitter.misc(stamp, update=update, progress=update / num_updates, **watch.throughput(num_steps))
+                line.advance(update, progress.timesteps, recent.mean_return)
 
             progress.update = update
             progress.training_s += watch.training_s
@@ -130,6 +133,7 @@ def train(
         if is_barrier and not is_last:
             renew_environments(update)
             evaluator.renew(update)
+    line.close()
     return Outcome(progress.timesteps, watch.elapsed_s, progress.timesteps / progress.training_s, evaluation)
 
 

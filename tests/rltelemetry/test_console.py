@@ -1,5 +1,6 @@
 """The console sink: its look, its modes, and a terminal that stalls, breaks or closes."""
 
+import fcntl
 import io
 import json
 import math
@@ -7,8 +8,10 @@ import os
 import pty
 import re
 import select
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +29,7 @@ from rltelemetry.labels import Labels
 from rltelemetry.processors import normalize_category, sanitize
 from rltelemetry.redact import Unread, freeze
 from rltelemetry.schema import Category
-from rltelemetry.sinks.console import ConsoleSink, resolve_mode
+from rltelemetry.sinks.console import ConsoleSink, can_redraw, resolve_mode
 from rltelemetry.sinks.console.render import dashboard_line, format_value, json_line
 from rltelemetry.sinks.console.writer import LineWriter
 from rltelemetry.types import Record
@@ -220,8 +223,8 @@ def test_the_mode_follows_setting_stream_and_environment(
 def make_sink() -> Iterator[Callable[..., ConsoleSink]]:
     sinks = []
 
-    def make(stream: Any, mode: Any = "dashboard") -> ConsoleSink:
-        sinks.append(ConsoleSink(stream, Labels(), mode, False, FixedClock()))
+    def make(stream: Any, mode: Any = "dashboard", has_footer: bool = False) -> ConsoleSink:
+        sinks.append(ConsoleSink(stream, Labels(), mode, False, FixedClock(), has_footer))
         return sinks[-1]
 
     yield make
@@ -446,6 +449,72 @@ def test_a_terminal_that_nobody_reads_stalls_nobody_and_loses_nothing(
     text = read_until(reader, b"event-2999  No metrics\r\n").decode()
     assert re.findall(r"event-(\d+)", text) == [str(number) for number in range(3000)]
     assert sink.flush(WAIT_S)
+
+
+@pytest.mark.parametrize(
+    ("stream", "environ", "expected"),
+    [
+        (Terminal(), {}, True),
+        (Terminal(), {"TERM": "xterm", "NO_COLOR": "1"}, True),
+        (Terminal(), {"TERM": "dumb"}, False),
+        (io.StringIO(), {"FORCE_COLOR": "1"}, False),
+        (ClosedStream(), {}, False),
+        (None, {}, False),
+    ],
+)
+def test_a_line_can_be_redrawn_on_terminals_only(stream: Any, environ: dict[str, str], expected: bool) -> None:
+    assert can_redraw(stream, environ) is expected
+
+
+WIPE = "\r\x1b[2K"
+
+
+def test_progress_stays_below_the_lines_and_goes_at_the_end(make_sink: Callable[..., ConsoleSink]) -> None:
+    stream = io.StringIO()
+    sink = make_sink(stream, has_footer=True)
+    for text, event in [("10 %", "first"), ("10 %", "second"), ("20 %", None)]:
+        sink.show_progress(text)
+        assert sink.flush(WAIT_S)
+        if event:
+            sink.emit(record(event))
+            sink.commit()
+            assert sink.flush(WAIT_S)
+    sink.close(WAIT_S)
+    first, second = (dashboard(record(event)) for event in ("first", "second"))
+    assert stream.getvalue() == (f"10 %{WIPE}{first}\n10 %{WIPE}{second}\n10 %{WIPE}20 %{WIPE}")
+
+
+@pytest.mark.parametrize(("mode", "has_footer"), [("dashboard", False), ("json", True), ("off", True)])
+def test_progress_is_for_dashboards_on_terminals(
+    mode: str, has_footer: bool, make_sink: Callable[..., ConsoleSink]
+) -> None:
+    stream = io.StringIO()
+    sink = make_sink(stream, mode, has_footer)
+    sink.show_progress("10 %")
+    sink.close(WAIT_S)
+    assert stream.getvalue() == ""
+
+
+def test_progress_never_wraps_and_holds_no_control_character(
+    terminal: tuple[int, Any], make_sink: Callable[..., ConsoleSink]
+) -> None:
+    reader, stream = terminal
+    fcntl.ioctl(stream.fileno(), termios.TIOCSWINSZ, struct.pack("HHHH", 24, 20, 0, 0))
+    sink = make_sink(stream, has_footer=True)
+    sink.show_progress("a\x1b[2Jb\n" + 100 * "x")
+    assert sink.flush(WAIT_S)
+    assert os.read(reader, 1000).decode() == "a\\x1b[2Jb\\n" + 8 * "x"
+
+
+def test_progress_waits_for_no_stalled_terminal(make_sink: Callable[..., ConsoleSink]) -> None:
+    stream = StalledStream()
+    sink = make_sink(stream, has_footer=True)
+    for number in range(10_000):
+        sink.show_progress(str(number))
+    stream.may_go_on.set()
+    assert sink.flush(WAIT_S)
+    assert stream.getvalue().endswith("9999")
+    assert len(stream.getvalue()) < 1000
 
 
 def test_a_pipe_without_reader_ends_in_silence(make_sink: Callable[..., ConsoleSink]) -> None:

@@ -36,6 +36,9 @@ class FakeTelemetry:
     def span(self, name: str, /, **inputs: Any) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def show_progress(self, text: str) -> None:
+        pass
+
     def commit(self, timeout_s: float) -> bool:
         return True
 

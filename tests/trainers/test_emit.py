@@ -22,6 +22,9 @@ class NoTracer:
     def span(self, name: str, /, **inputs: Any) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def show_progress(self, text: str) -> None:
+        pass
+
     def commit(self, timeout_s: float) -> bool:
         return timeout_s > 0
 

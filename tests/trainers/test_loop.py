@@ -82,6 +82,9 @@ class Tracer:
         yield
         self._path.pop()
 
+    def show_progress(self, text: str) -> None:
+        pass
+
     def commit(self, timeout_s: float) -> bool:
         self.opened.append("commit")
         return True

@@ -8,7 +8,7 @@ sits behind the pipe (a CI log, a pager), so it also makes `auto` a dashboard; N
 from collections.abc import Mapping
 from typing import Literal, TextIO
 
-__all__ = ["Mode", "resolve_mode"]
+__all__ = ["Mode", "can_redraw", "resolve_mode"]
 
 Mode = Literal["dashboard", "json", "off"]
 
@@ -33,6 +33,11 @@ def resolve_mode(setting: str, stream: TextIO | None, environ: Mapping[str, str]
     is_plain = bool(environ.get("NO_COLOR")) or environ.get("FORCE_COLOR") in {"0", "false"}
     is_capable = is_forced or (is_terminal and environ.get("TERM") != "dumb")
     return "dashboard", is_capable and not is_plain
+
+
+def can_redraw(stream: TextIO | None, environ: Mapping[str, str]) -> bool:
+    """Return whether a line on `stream` can be wiped and written again."""
+    return stream is not None and _is_terminal(stream) and environ.get("TERM") != "dumb"
 
 
 def _is_terminal(stream: TextIO) -> bool:

@@ -4,7 +4,7 @@ from typing import TextIO
 
 from rltelemetry.clock import Clock, SystemClock
 from rltelemetry.labels import Labels
-from rltelemetry.redact import safe_text
+from rltelemetry.redact import escape_controls, safe_text
 from rltelemetry.schema import Category
 from rltelemetry.sinks.console.mode import Mode
 from rltelemetry.sinks.console.render import dashboard_line, json_line
@@ -27,15 +27,23 @@ class ConsoleSink:
         mode: `dashboard`, `json` or `off`.
         color: whether dashboard lines are coloured.
         clock: stamps the pipeline's own messages.
+        has_footer: whether a line may stay below the others: `stream` is a terminal that can wipe it.
     """
 
     def __init__(
-        self, stream: TextIO, labels: Labels, mode: Mode, color: bool = False, clock: Clock | None = None
+        self,
+        stream: TextIO,
+        labels: Labels,
+        mode: Mode,
+        color: bool = False,
+        clock: Clock | None = None,
+        has_footer: bool = False,
     ) -> None:
         self._labels = labels
         self._mode = mode
         self._color = color
         self._clock = clock or SystemClock()
+        self._has_footer = has_footer and mode == "dashboard"
         self._writer = LineWriter(stream, self._describe_dropped)
 
     def emit(self, record: Record) -> None:
@@ -51,6 +59,11 @@ class ConsoleSink:
         """Show a message of the pipeline itself at once; callable from any thread."""
         if self._mode != "off" or level != "info":
             self._writer.put(self._own_line(level, message), wake=True)
+
+    def show_progress(self, text: str) -> None:
+        """Keep a line below the others, on a terminal; callable from any thread, and never waits."""
+        if self._has_footer:
+            self._writer.set_footer(escape_controls(text))
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until the stream has taken every line; False if it did not in time."""

@@ -2,6 +2,8 @@
 
 Whoever puts a line only appends to a bounded deque; one daemon thread writes. When the deque is full the oldest
 lines go, with a count that is told as soon as the stream takes lines again. A stream that is gone ends it in silence.
+On a terminal one line may stay below all others, as a progress bar does: it is wiped before lines are written, and put
+there again behind them.
 """
 
 import errno
@@ -22,6 +24,8 @@ MAX_CHARACTERS = 8 * 2**20
 
 _WAKE_LINES = 256  # a long drain is written while it is still being rendered
 _BATCH_CHARACTERS = 65_536
+_WIPE = "\r\x1b[2K"  # back to the start of the line that the cursor is in, and clear it
+_COLUMNS = 80
 _GONE = frozenset({errno.EBADF, errno.EIO, errno.ENXIO, errno.EPIPE})
 _RETRY_MS = 100
 
@@ -50,6 +54,7 @@ class LineWriter:
         self._lines: deque[str] = deque()
         self._characters = 0
         self._dropped = 0
+        self._footer = self._shown_footer = ""
         self._state = threading.Condition()
         self._pid = os.getpid()
         self._is_awake = self._is_writing = self._is_closed = False
@@ -73,6 +78,14 @@ class LineWriter:
             if wake or len(self._lines) % _WAKE_LINES == 0:
                 self._wake_locked()
 
+    def set_footer(self, text: str) -> None:
+        """Keep one line below all others, for a terminal only; an empty one takes it away. Never waits."""
+        if self._is_closed or self._is_inherited():
+            return
+        with self._state:
+            self._footer = text
+            self._wake_locked()
+
     def wake(self) -> None:
         """Have the lines written."""
         if self._lines and not self._is_inherited():
@@ -92,6 +105,7 @@ class LineWriter:
         if self._is_inherited():
             return True
         deadline = time.monotonic() + timeout_s
+        self.set_footer("")
         is_flushed = self.flush(timeout_s)
         with self._state:
             self._end_locked()
@@ -110,7 +124,7 @@ class LineWriter:
         return self._is_closed or not (self._is_awake or self._is_writing)
 
     def _wake_locked(self) -> None:
-        if not self._is_closed and (self._lines or self._dropped):
+        if not self._is_closed and (self._lines or self._dropped or self._footer != self._shown_footer):
             self._is_awake = True
             self._state.notify_all()
 
@@ -149,7 +163,9 @@ class LineWriter:
                 num_lines += 1
             self._characters -= size
             self._is_awake, self._is_writing = bool(self._lines), True
-            return "".join(f"{line}\n" for line in batch), num_lines
+            wipe, self._shown_footer = _WIPE if self._shown_footer else "", self._footer
+            # one that reaches the last column would wrap, and could not be wiped
+            return wipe + "".join(f"{line}\n" for line in batch) + self._footer[: self._columns() - 1], num_lines
 
     def _settle(self, lost: int = 0, is_gone: bool = False) -> None:
         with self._state:
@@ -170,6 +186,12 @@ class LineWriter:
         except UnicodeEncodeError:
             self._stream.write(text.encode("ascii", "backslashreplace").decode("ascii"))
         self._stream.flush()
+
+    def _columns(self) -> int:
+        try:
+            return os.get_terminal_size(self._stream.fileno()).columns or _COLUMNS
+        except (OSError, ValueError, AttributeError):  # no terminal, or a stand-in for a stream
+            return _COLUMNS
 
     def _descriptor(self) -> int | None:
         """Return the stream's file descriptor, if writing to it directly is the same as writing to the stream.
