@@ -1,9 +1,18 @@
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import pytest
+import torch
+from structlog.testing import capture_logs
 
+from trainers.checkpoint import decode, newest_good
+from trainers.cli import ppo
 from trainers.divergence import MAX_IN_A_ROW, DivergenceGuard
+from trainers.envs import Step
 from trainers.errors import DivergenceError
+from trainers.ppo import Ppo
+from trainers.rollout import RolloutStorage
 
 
 class Run:
@@ -71,3 +80,88 @@ def test_other_errors_are_not_its_business() -> None:
     run = Run("skip")
     with pytest.raises(RuntimeError), run._guard.around_update(lambda: None):
         raise RuntimeError("defect")
+
+
+# --- with the real command
+
+SMALL = [
+    *("--no-mlflow", "--device", "cpu", "--training-core.horizon", "16", "--environment.num-envs", "4"),
+    *("--training-core.total-timesteps", "256", "--evaluation.eval-interval", "0", "--checkpointing.interval", "1"),
+]
+
+
+def poison_reward(monkeypatch: pytest.MonkeyPatch, in_update: int) -> None:
+    """The simulation itself pays NaN once."""
+    record = RolloutStorage.record
+    num_calls = 0
+
+    def recorded(self: RolloutStorage, t: int, envs: slice, step: Step) -> None:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == 16 * in_update:
+            step.reward[step.valid] = np.nan
+        record(self, t, envs, step)
+
+    monkeypatch.setattr(RolloutStorage, "record", recorded)
+
+
+def poison_loss(monkeypatch: pytest.MonkeyPatch, in_update: int) -> None:
+    """A reward that is finite, and whose square is not."""
+    update = Ppo.update
+    num_calls = 0
+
+    def updated(self: Ppo, storage: RolloutStorage, progress: float) -> Any:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == in_update:
+            storage.reward.fill_(1e30)
+        return update(self, storage, progress)
+
+    monkeypatch.setattr(Ppo, "update", updated)
+
+
+def run(folder: Path, policy: str) -> tuple[int, list[Any]]:
+    flags = ["--checkpointing.directory", str(folder), "--checkpointing.on-divergence", policy]
+    with capture_logs() as events:
+        code = ppo([*SMALL, *flags])
+    return code, list(events)
+
+
+@pytest.mark.parametrize("poison", [poison_reward, poison_loss])
+def test_run_that_diverges_ends_with_code_1_and_its_last_good_checkpoint(
+    poison: Any, telemetry: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    poison(monkeypatch, in_update=3)
+    code, _ = run(tmp_path, "stop")
+    assert code == 1
+    assert "expected finite numbers" in capsys.readouterr().err
+    newest = newest_good(tmp_path, pytest.fail)
+    assert newest.update == 2
+    assert_finite(decode(newest.content, "x").learner)
+
+
+@pytest.mark.parametrize("poison", [poison_reward, poison_loss])
+@pytest.mark.parametrize(
+    ("policy", "outcome"),
+    [("skip", "The update is left out."), ("rollback", "Training goes on from the last checkpoint.")],
+)
+def test_run_that_puts_up_with_it_goes_on_to_its_end(
+    poison: Any, policy: str, outcome: str, telemetry: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, in_update=3)
+    code, events = run(tmp_path, policy)
+    assert code == 0
+    (warning,) = [event["event"] for event in events if event["log_level"] == "warning"]
+    assert warning.endswith(outcome)
+    assert [event["update"] for event in events if event["event"] == "throughput"] == [1, 2, 4]
+    newest = newest_good(tmp_path, pytest.fail)
+    assert newest.update == 4
+    assert_finite(decode(newest.content, "x").learner)
+
+
+def assert_finite(state: Any) -> None:
+    if isinstance(state, torch.Tensor):
+        assert torch.isfinite(state).all()
+    elif isinstance(state, dict):
+        for value in state.values():
+            assert_finite(value)
