@@ -48,8 +48,15 @@ def train(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests, on a real MLflow server and real environments."""
     install(session, "all", packages=(*TEST_PACKAGES, *ADAPTER_PACKAGES))
-    arguments = session.posargs or ["-n", "2", "--dist", "loadfile", "-m", "not faults"]
+    arguments = session.posargs or ["-n", "2", "--dist", "loadfile", "-m", "not faults and not compile"]
     session.run("pytest", *arguments, env=ONE_THREAD)
+
+
+@nox.session
+def compile(session: nox.Session) -> None:
+    """Check that compiled training is plain training; takes minutes."""
+    install(session, "all", packages=tuple(TEST_PACKAGES))
+    session.run("pytest", "tests/trainers", "-m", "compile", *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
@@ -66,7 +73,9 @@ def telemetry(session: nox.Session) -> None:
     """Run rltelemetry's tests with its own dependencies only: no torch, no mlflow, no envpool."""
     install(session, packages=tuple(TEST_PACKAGES))
     session.run("python", "-c", "import importlib.util as u; assert u.find_spec('torch') is None")
-    session.run("pytest", "tests/rltelemetry", "tests/test_layers.py", "-m", "not faults", *session.posargs)
+    session.run(
+        "pytest", "tests/rltelemetry", "tests/test_layers.py", "-m", "not faults and not compile", *session.posargs
+    )
 
 
 @nox.session

@@ -29,7 +29,7 @@ RLTELEMETRY: list[set[str]] = [
     {"__main__"},
 ]
 TRAINERS: list[set[str]] = [
-    {"errors", "observations"},
+    {"errors", "observations", "compilation"},
     {"config"},
     {"runtime"},
     {"returns", "distributions", "optim"},
@@ -46,7 +46,7 @@ TRAINERS: list[set[str]] = [
     {"cli"},
     {"__main__"},
 ]
-MATHS = {"observations", "returns", "distributions", "normalize", "networks", "optim"}
+MATHS = {"observations", "compilation", "returns", "distributions", "normalize", "networks", "optim"}
 FOREIGN_TO_TELEMETRY = {"trainers", "torch", "envpool", "mlflow"}
 TELEMETRY_USERS = {"emit", "cli"}
 

@@ -1,12 +1,19 @@
-"""Optimiser, learning-rate schedule, gradient clipping."""
+"""Optimiser, learning-rate schedule, gradient clipping.
+
+Shapes: P parameters, all in one row.
+"""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from itertools import accumulate
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 __all__ = ["FlatAdam", "clip_grad_norm_", "linear_anneal"]
+
+BETA_1: Final = 0.9
+BETA_2: Final = 0.999
 
 
 class FlatAdam:
@@ -16,11 +23,18 @@ class FlatAdam:
     kernel runs once per group. The parameters given become views: move them to their device first, and replace
     neither their data nor their gradients afterwards (loading a state dict copies in place, which is fine).
 
+        m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  p = p - lr m / (1 - b1^n) / (sqrt(v / (1 - b2^n)) + eps)
+
+    Learning rates and the count n of steps are tensors on the device: a captured or compiled step reads them there.
+
     Args:
         groups: parameters that share a learning rate, one sequence each; all float32 on one device.
         learning_rates: one for each group.
         eps: Adam's epsilon.
         max_grad_norm: longer gradients, over all groups together, are scaled to this norm.
+
+    Source:
+        Kingma and Ba 2015, Adam: A Method for Stochastic Optimization, algorithm 1.
     """
 
     def __init__(
@@ -32,21 +46,18 @@ class FlatAdam:
         max_grad_norm: float = 0.5,
     ) -> None:
         members = [list(group) for group in groups]
-        self._max_grad_norm = max_grad_norm
-        self._parameters = [parameter for group in members for parameter in group]
+        self._eps, self._max_grad_norm = eps, max_grad_norm
+        self.parameters = [parameter for group in members for parameter in group]
         with torch.no_grad():
-            flat = torch.cat([parameter.reshape(-1) for parameter in self._parameters])
-        self._grad = torch.zeros_like(flat)
+            self._flat_P = torch.cat([parameter.reshape(-1) for parameter in self.parameters])
+        self._grad_P, self._m_P, self._v_P = (torch.zeros_like(self._flat_P) for _ in range(3))
         sizes = [sum(parameter.numel() for parameter in group) for group in members]
-        slices = [nn.Parameter(part) for part in torch.split(flat, sizes)]
-        for part, gradient in zip(slices, torch.split(self._grad, sizes), strict=True):
-            part.grad = gradient
-        self._alias(flat)
-        self._adam = torch.optim.Adam(
-            [{"params": [part], "lr": rate} for part, rate in zip(slices, learning_rates, strict=True)],
-            eps=eps,
-            fused=flat.device.type in {"cpu", "cuda"},
-        )
+        self._slices = [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
+        self._num_steps_G = torch.zeros(len(members), device=self._flat_P.device)
+        self._rate_P = torch.zeros_like(self._flat_P)
+        self._adam = self._make_adam(learning_rates)
+        self.set_learning_rates(learning_rates)
+        self._alias()
 
     def minimize(self, loss: Tensor) -> Tensor:
         """Take one step down the loss; no host sync. If the loss or its gradient is not finite, nothing is changed.
@@ -54,34 +65,89 @@ class FlatAdam:
         Returns:
             The norm of the gradient before clipping, 0-d; not finite if the gradient is not.
         """
-        self._grad.zero_()
+        self._grad_P.zero_()
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = clip_grad_norm_(self._grad, self._max_grad_norm)
+        return self.step_(self._grad_P, loss.detach())
+
+    def views(self) -> list[Tensor]:
+        """The parameters as plain tensors: what a functional call differentiates by."""
+        return [self._flat_P[place].view_as(parameter) for place, parameter in self._placed()]
+
+    @torch.no_grad()
+    def step_(self, gradient_P: Tensor, loss: Tensor) -> Tensor:
+        """Clip a flat gradient in place and take a step with it, unless it or the loss is not finite.
+
+        Returns:
+            The norm of the gradient before clipping, 0-d.
+        """
+        norm = clip_grad_norm_(gradient_P, self._max_grad_norm)
+        is_finite = torch.isfinite(norm + loss)
+        if torch.compiler.is_compiling():
+            self._step_written_out(gradient_P, is_finite)
+            return norm
+        if gradient_P is not self._grad_P:
+            self._grad_P.copy_(gradient_P)
         # the fused kernel reads it on the device, as for a gradient scaler, and takes no step where it is 1
-        self._adam.found_inf = (~torch.isfinite(norm + loss.detach())).float()  # type: ignore[attr-defined]
+        self._adam.found_inf = (~is_finite).float()  # type: ignore[attr-defined]
         self._adam.step()
         return norm
 
     def set_learning_rates(self, rates: Sequence[float]) -> None:
         """Give every group its rate, in their order."""
-        for group, rate in zip(self._adam.param_groups, rates, strict=True):
-            group["lr"] = rate
+        for place, group, rate in zip(self._slices, self._adam.param_groups, rates, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+            self._rate_P[place].fill_(rate)
 
     def state_dict(self) -> dict[str, Any]:
-        """Moments and step counts of the groups; the parameters themselves belong to the network's."""
-        return self._adam.state_dict()
+        """Moments and counts of steps; the parameters themselves belong to the network's."""
+        return {"m": self._m_P, "v": self._v_P, "num_steps": self._num_steps_G}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict` of an optimiser with the same groups."""
-        self._adam.load_state_dict(state)
+        self._m_P.copy_(state["m"])
+        self._v_P.copy_(state["v"])
+        self._num_steps_G.copy_(state["num_steps"])
 
-    def _alias(self, flat: Tensor) -> None:
-        start = 0
-        for parameter in self._parameters:
-            place = slice(start, start + parameter.numel())
-            parameter.data = flat[place].view_as(parameter)
-            parameter.grad = self._grad[place].view_as(parameter)
-            start = place.stop
+    def _step_written_out(self, gradient_P: Tensor, is_finite: Tensor) -> None:
+        """For a compiler, which makes one loop of it."""
+        num_steps = self._num_steps_G[0] + 1.0
+        m_P = torch.lerp(self._m_P, gradient_P, 1.0 - BETA_1)
+        v_P = (BETA_2 * self._v_P).addcmul(gradient_P, gradient_P, value=1.0 - BETA_2)
+        first, second = 1.0 - BETA_1**num_steps, (1.0 - BETA_2**num_steps).sqrt()
+        moved_P = self._flat_P - self._rate_P / first * m_P / (v_P.sqrt() / second + self._eps)
+        for old, new in ((self._flat_P, moved_P), (self._m_P, m_P), (self._v_P, v_P)):
+            old.copy_(torch.where(is_finite, new, old))
+        self._num_steps_G.add_(is_finite)
+
+    def _make_adam(self, rates: Sequence[float]) -> torch.optim.Adam:
+        """torch's fused kernel, on our memory."""
+        is_on_gpu = self._flat_P.is_cuda
+        parts = [nn.Parameter(self._flat_P[place]) for place in self._slices]
+        groups = [
+            {"params": [part], "lr": torch.tensor(rate, device=part.device) if is_on_gpu else rate}
+            for part, rate in zip(parts, rates, strict=True)
+        ]
+        optimizer = torch.optim.Adam(groups, betas=(BETA_1, BETA_2), eps=self._eps, fused=True, capturable=is_on_gpu)
+        for part, place, num_steps in zip(parts, self._slices, self._num_steps_G.unbind(), strict=True):
+            part.grad = self._grad_P[place]
+            moments = {"exp_avg": self._m_P[place], "exp_avg_sq": self._v_P[place]}
+            optimizer.state[part] = {"step": num_steps, **moments}
+        return optimizer
+
+    def _placed(self) -> list[tuple[slice, nn.Parameter]]:
+        ends = accumulate(parameter.numel() for parameter in self.parameters)
+        return [
+            (slice(end - parameter.numel(), end), parameter)
+            for end, parameter in zip(ends, self.parameters, strict=True)
+        ]
+
+    def _alias(self) -> None:
+        for place, parameter in self._placed():
+            parameter.data = self._flat_P[place].view_as(parameter)
+            parameter.grad = self._grad_P[place].view_as(parameter)
 
 
 def clip_grad_norm_(gradient: Tensor, max_norm: float) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainers.networks import Activation, ActorCritic, NatureCnn, ObsEncoder, Tanh, mlp
+from trainers.networks import Activation, ActorCritic, Mlp, NatureCnn, ObsEncoder, tanh
 from trainers.observations import Leaf, ObsLayout
 
 
@@ -87,7 +87,7 @@ def test_free_parameters_follow_the_outputs_and_start_at_zero() -> None:
     ],
 )
 def test_activation_follows_every_hidden_layer(name: Activation, function: torch.nn.Module) -> None:
-    network = mlp(3, (4, 4), name, generator())
+    network = Mlp(3, (4, 4), name, generator())
     x = torch.randn(6, 3)
     first, second = linears(network)
     torch.testing.assert_close(network(x), function(second(function(first(x)))))
@@ -101,7 +101,7 @@ def test_no_hidden_layers_make_a_linear_policy() -> None:
 @pytest.mark.parametrize("rows", [1, 2**14])
 def test_tanh_and_its_gradient_are_those_of_torch_at_any_size(rows: int) -> None:
     x = torch.linspace(-12, 12, 64).expand(rows, 64).clone().requires_grad_()
-    ours, theirs = Tanh()(x), torch.tanh(x)
+    ours, theirs = tanh(x), torch.tanh(x)
     torch.testing.assert_close(ours, theirs, atol=2e-7, rtol=0.0)
     gradients = [torch.autograd.grad(y.sum(), x)[0] for y in (ours, theirs)]
     torch.testing.assert_close(*gradients, atol=5e-7, rtol=0.0)
@@ -201,3 +201,21 @@ def test_images_pass_the_convolutions_of_both_trunks(shared: bool) -> None:
     assert sum(isinstance(module, NatureCnn) for module in network.modules()) == (1 if shared else 2)
     (params.sum() + value.sum()).backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("is_image", [False, True])
+def test_half_precision_stays_inside_the_trunks(is_image: bool) -> None:
+    layout = ObsLayout((Leaf(("obs",), (4, 84, 84), "image", 0, 255),)) if is_image else ObsLayout.vector(6)
+    coarse, fine = (ActorCritic(layout, 3, uses_bf16=bf16, generator=generator()) for bf16 in (True, False))
+    with torch.no_grad():
+        fine.policy_head.weight.mul_(100.0)
+        coarse.policy_head.weight.mul_(100.0)
+    obs = torch.randint(0, 256, (5, 4, 84, 84), dtype=torch.uint8) if is_image else torch.randn(5, 6)
+    for a, b in zip(coarse(obs), fine(obs), strict=True):
+        assert a.dtype == torch.float32
+        assert not torch.equal(a, b)
+        torch.testing.assert_close(a, b, atol=0.03, rtol=0.03)
+    coarse.value(obs).sum().backward()
+    assert {parameter.grad.dtype for parameter in coarse.critic_parameters() if parameter.grad is not None} == {
+        torch.float32
+    }

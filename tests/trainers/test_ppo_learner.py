@@ -167,13 +167,13 @@ def test_every_epoch_takes_each_valid_row_once_in_a_new_order(monkeypatch: pytes
     train(parts, 1)
     parts.collect()
     taken: list[torch.Tensor] = []
-    step = parts.ppo._gradient_step
+    step = parts.ppo._passes._step.on_rows
 
     def spy(batch: Any) -> torch.Tensor:
         taken.append(batch.obs)
         return step(batch)
 
-    monkeypatch.setattr(parts.ppo, "_gradient_step", spy)
+    monkeypatch.setattr(parts.ppo._passes._step, "on_rows", spy)
     metrics = parts.ppo.update(parts.storage, 0.0)
     expected = parts.storage.obs[:-1][parts.storage.valid]
     epochs = [torch.cat(taken[start : start + 4]) for start in (0, 4, 8)]

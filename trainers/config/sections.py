@@ -277,6 +277,21 @@ class HardwareConfig(Section):
         description="CPU threads of torch. One is fastest for small networks; more help images.",
     )
 
+    compile: Literal["auto", "none", "default", "reduce-overhead"] = Field(
+        default="auto",
+        description="torch.compile for acting and learning. auto: on a GPU, and on a CPU for small networks and runs "
+        "long enough to win the minute of compilation back. reduce-overhead: with torch's own CUDA graphs.",
+    )
+    cuda_graphs: bool = Field(
+        default=True,
+        description="On a GPU, capture the policy's step and the gradient step and replay them. Off to debug.",
+    )
+    precision: Literal["float32", "bf16"] = Field(
+        default="float32",
+        description="Of the hidden layers. bf16 is faster for images and wide networks on a GPU, or on a CPU that has "
+        "it, and coarser; parameters, losses and what leaves the networks stay float32.",
+    )
+
     @field_validator("device")
     @classmethod
     def _is_a_device(cls, device: str) -> str:

@@ -2,6 +2,6 @@
 
 from trainers.networks.actor_critic import ActorCritic
 from trainers.networks.encoder import ObsEncoder
-from trainers.networks.trunks import Activation, NatureCnn, Tanh, linear, mlp
+from trainers.networks.trunks import Activation, Mlp, NatureCnn, linear, tanh
 
-__all__ = ["Activation", "ActorCritic", "NatureCnn", "ObsEncoder", "Tanh", "linear", "mlp"]
+__all__ = ["Activation", "ActorCritic", "Mlp", "NatureCnn", "ObsEncoder", "linear", "tanh"]

@@ -8,10 +8,11 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from trainers.distributions import mask_logits
 from trainers.networks.encoder import ObsEncoder
-from trainers.networks.trunks import Activation, NatureCnn, linear, mlp
+from trainers.networks.trunks import Activation, Mlp, NatureCnn, linear
 from trainers.observations import ObsLayout
 
 __all__ = ["ActorCritic"]
@@ -38,6 +39,7 @@ class ActorCritic(nn.Module):
         activation: after every hidden layer.
         shared: one trunk for both heads.
         normalizes_obs: standardise numbers by running statistics.
+        uses_bf16: run the trunks in bfloat16; the heads stay in float32, since values of 100 would be off by 0.4.
         generator: CPU generator of the weights, so that a seed gives the same ones on every device.
 
     Attributes:
@@ -55,18 +57,21 @@ class ActorCritic(nn.Module):
         activation: Activation = "tanh",
         shared: bool = False,
         normalizes_obs: bool = False,
+        uses_bf16: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.encoder = ObsEncoder(layout, normalizes=normalizes_obs)
-        self.is_shared = shared
+        self.is_shared, self._uses_bf16 = shared, uses_bf16
         self._mask = layout.mask
 
-        def make_trunk() -> tuple[nn.Sequential, int]:
-            convolutions = [NatureCnn(layout.shape, generator)] if layout.is_image else []
-            width = convolutions[0].num_features if convolutions else self.encoder.num_outputs
-            layers = mlp(width, hidden_sizes, activation, generator)
-            return nn.Sequential(*convolutions, *layers), hidden_sizes[-1] if hidden_sizes else width
+        def make_trunk() -> tuple[nn.Module, int]:
+            if not layout.is_image:
+                layers = Mlp(self.encoder.num_outputs, hidden_sizes, activation, generator)
+                return layers, layers.num_outputs
+            convolutions = NatureCnn(layout.shape, generator)
+            layers = Mlp(convolutions.num_features, hidden_sizes, activation, generator)
+            return nn.Sequential(convolutions, layers), layers.num_outputs
 
         self.actor_trunk, width = make_trunk()
         self.critic_trunk = self.actor_trunk if shared else make_trunk()[0]
@@ -76,17 +81,17 @@ class ActorCritic(nn.Module):
 
     def policy(self, obs: Tensor) -> Tensor:
         """Distribution parameters [B, P]."""
-        return self._params(self.actor_trunk(self.encoder(obs)), obs)
+        return self._params(self._features(self.actor_trunk, self.encoder(obs)), obs)
 
     def value(self, obs: Tensor) -> Tensor:
         """State values [B]."""
-        return self._value(self.critic_trunk(self.encoder(obs)))
+        return self._value(self._features(self.critic_trunk, self.encoder(obs)))
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Distribution parameters and state values; a shared trunk runs once."""
         encoded = self.encoder(obs)
-        actor_features = self.actor_trunk(encoded)
-        critic_features = actor_features if self.is_shared else self.critic_trunk(encoded)
+        actor_features = self._features(self.actor_trunk, encoded)
+        critic_features = actor_features if self.is_shared else self._features(self.critic_trunk, encoded)
         return self._params(actor_features, obs), self._value(critic_features)
 
     def actor_parameters(self) -> Iterator[nn.Parameter]:
@@ -102,8 +107,17 @@ class ActorCritic(nn.Module):
             yield from self.critic_trunk.parameters()
         yield from self.value_head.parameters()
 
+    def _features(self, trunk: nn.Module, encoded: Tensor) -> Tensor:
+        features: Tensor
+        if not self._uses_bf16:
+            features = trunk(encoded)
+            return features
+        with torch.autocast(encoded.device.type, torch.bfloat16):
+            features = trunk(encoded)
+        return features.float()
+
     def _params(self, features: Tensor, obs: Tensor) -> Tensor:
-        outputs: Tensor = self.policy_head(features)
+        outputs = functional.linear(features, self.policy_head.weight, self.policy_head.bias)
         if self._mask is not None:
             return mask_logits(outputs, obs[..., self._mask])
         if self.free is not None:
@@ -111,5 +125,4 @@ class ActorCritic(nn.Module):
         return outputs
 
     def _value(self, features: Tensor) -> Tensor:
-        value_B1: Tensor = self.value_head(features)
-        return value_B1.squeeze(-1)
+        return functional.linear(features, self.value_head.weight, self.value_head.bias).squeeze(-1)

@@ -1,10 +1,8 @@
 """PPO's learner: acts during a rollout, then makes several passes over it.
 
-Shapes: T horizon, N envs, S = T + 1, V valid rows of a rollout, B minibatch, O observation, P distribution
-parameters, K metrics of a gradient step.
+Shapes: T horizon, N envs, S = T + 1, P distribution parameters, G gradient steps, K metrics of each.
 """
 
-from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -12,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainers.compilation import compiled, resolve_compile
 from trainers.config import PpoConfig
 from trainers.distributions import Distribution, make_distribution
 from trainers.envs import EnvSpec
@@ -19,8 +18,12 @@ from trainers.errors import ConfigError, DivergenceError
 from trainers.networks import ActorCritic
 from trainers.normalize import RewardNormalizer
 from trainers.optim import FlatAdam, linear_anneal
-from trainers.ppo.losses import actor_loss, critic_loss, explained_variance, normalize
+from trainers.ppo.acting import Actor
+from trainers.ppo.batch import Batch
+from trainers.ppo.losses import Objective, explained_variance
+from trainers.ppo.passes import Passes
 from trainers.ppo.policy import GreedyPolicy
+from trainers.ppo.step import GradientStep
 from trainers.returns import gae
 from trainers.rollout import RolloutStorage
 from trainers.runtime import Runtime
@@ -47,23 +50,6 @@ class UpdateMetrics(NamedTuple):
     actor_lr: float
     critic_lr: float
     num_gradient_steps: int
-
-
-class _Batch(NamedTuple):
-    """Rows to learn from, all with the same leading dimension."""
-
-    obs: Tensor
-    action: Tensor
-    log_prob: Tensor
-    advantage: Tensor
-    value: Tensor
-
-    def select(self, index: Tensor) -> "_Batch":
-        return _Batch(*[rows.index_select(0, index) for rows in self])
-
-    def split(self, num_parts: int) -> Iterator["_Batch"]:
-        """Nearly equal parts, as views."""
-        return map(_Batch, *[rows.tensor_split(num_parts) for rows in self])
 
 
 class Ppo:
@@ -94,6 +80,7 @@ class Ppo:
             activation=architecture.activation,
             shared=architecture.shared,
             normalizes_obs=config.environment.normalize_obs,
+            uses_bf16=config.hardware.precision == "bf16",
             generator=torch.Generator().manual_seed(runtime.seeds.network),
         ).to(self._device)
         self._optimizer = FlatAdam(
@@ -105,14 +92,29 @@ class Ppo:
         self._reward_normalizer = RewardNormalizer(config.environment.num_envs, self._core.gamma).to(self._device)
         self._noise_generator = torch.Generator(self._device).manual_seed(runtime.seeds.policy)
         self._minibatch_generator = torch.Generator(self._device).manual_seed(runtime.seeds.minibatch)
+        hardware, core = config.hardware, config.training_core
+        mode = resolve_compile(hardware.compile, self._device, core.total_timesteps, is_image=spec.obs.is_image)
+        # reduce-overhead makes graphs of its own
+        uses_graphs = self._device.type == "cuda" and hardware.cuda_graphs and mode != "reduce-overhead"
+        self._actor = Actor(self.network, self._distribution, mode=mode, device=self._device, uses_graphs=uses_graphs)
+        self._estimate = compiled(self._estimate_plain, mode, self._device)
+        objective = Objective(
+            core.clip_coef, core.clip_value_loss, core.value_coef, core.entropy_coef, core.normalize_advantage
+        )
+        self._passes = Passes(
+            GradientStep(self.network, self._distribution, objective, self._optimizer),
+            num_epochs=core.num_epochs,
+            num_minibatches=core.num_minibatches,
+            batch_size=config.batch_size,
+            target_kl=core.target_kl,
+            mode=mode,
+            device=self._device,
+            uses_graphs=uses_graphs,
+        )
 
     def make_storage(self, num_envs: int) -> RolloutStorage:
         """Allocate a rollout with room for the behaviour policy's parameters and its noise."""
-        sizes = {
-            "params": (self._distribution.num_outputs + self._distribution.num_free,),
-            "noise": (self._distribution.num_noise,),
-        }
-        return RolloutStorage(self._spec, self._core.horizon, num_envs, self._device, sizes)
+        return RolloutStorage(self._spec, self._core.horizon, num_envs, self._device, self._actor.extras())
 
     def begin_rollout(self, storage: RolloutStorage) -> None:
         """Draw the noise of every action of the rollout in one call."""
@@ -120,11 +122,7 @@ class Ppo:
 
     def act(self, storage: RolloutStorage, t: int, envs: slice) -> Tensor:
         """Sample action t of these environments; no host sync."""
-        params_NP = self.network.policy(storage.obs[t, envs])
-        action = self._distribution.sample(params_NP, storage.extras["noise"][t, envs])
-        storage.extras["params"][t, envs] = params_NP
-        storage.action[t, envs] = action
-        return self._distribution.to_env(action)
+        return self._actor.act(storage, t, envs)
 
     @torch.inference_mode()
     def act_deterministic(self, obs_NO: NDArray[Any]) -> NDArray[Any]:
@@ -149,15 +147,16 @@ class Ppo:
         rates = self._learning_rates(progress)
         self._optimizer.set_learning_rates(rates)
         batch = self._prepare(storage)
-        rows_K = self._optimize(batch, storage.valid_index)
+        metrics_GK = self._passes.run(batch, storage.valid_index, self._minibatch_generator)
         valid = [rows.index_select(0, storage.valid_index) for rows in (batch.value, batch.advantage)]
         explained = explained_variance(valid[0], valid[0] + valid[1])
         # only now: the passes must see observations as the policy saw them when it acted
-        self.network.encoder.observe(batch.obs.index_select(0, storage.valid_index))
+        if self._environment.normalize_obs:
+            self.network.encoder.observe(batch.obs.index_select(0, storage.valid_index))
         # the one host sync of an update
-        values = torch.cat([torch.stack(rows_K).mean(0), explained.unsqueeze(0)]).tolist()
+        values = torch.cat([metrics_GK.mean(0), explained.unsqueeze(0)]).tolist()
         self.num_updates += 1
-        metrics = UpdateMetrics._make([*values, *rates, len(rows_K)])
+        metrics = UpdateMetrics._make([*values, *rates, len(metrics_GK)])
         self._check_finite(metrics)
         return metrics
 
@@ -192,28 +191,48 @@ class Ppo:
         return linear_anneal(actor_lr, progress), linear_anneal(critic_lr, progress)
 
     @torch.no_grad()
-    def _prepare(self, storage: RolloutStorage) -> _Batch:
-        """Values once for all rows, advantages, and the behaviour policy's log-probabilities; flattened to [T * N]."""
-        value_SN = self._values(storage)
-        advantage_TN = gae(
+    def _prepare(self, storage: RolloutStorage) -> Batch:
+        """Advantages, values and the behaviour policy's log-probabilities, flattened to [T * N]."""
+        flags = (storage.terminated, storage.truncated, storage.valid)
+        estimates = self._estimate(
+            storage.obs,
+            storage.extras["params"],
+            storage.extras.get("value"),
+            storage.action,
             self._scaled_rewards(storage),
-            value_SN,
-            storage.terminated,
-            storage.truncated,
-            storage.valid,
-            gamma=self._core.gamma,
-            gae_lambda=self._core.gae_lambda,
+            *flags,
         )
-        log_prob_TN, _ = self._distribution.log_prob_and_entropy(storage.extras["params"], storage.action)
-        rows = (storage.obs[:-1], storage.action, log_prob_TN, advantage_TN, value_SN[:-1])
-        return _Batch(*[row.flatten(0, 1) for row in rows])
+        rows = (storage.obs[:-1], storage.action, *estimates)
+        return Batch(*[row.flatten(0, 1) for row in rows])
 
-    def _values(self, storage: RolloutStorage) -> Tensor:
+    def _estimate_plain(
+        self,
+        obs_S: Tensor,
+        params_TNP: Tensor,
+        value_TN: Tensor | None,
+        action_TN: Tensor,
+        reward_TN: Tensor,
+        terminated_TN: Tensor,
+        truncated_TN: Tensor,
+        valid_TN: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities, advantages and values [T, N]; the critic runs once, over all rows that have none yet."""
+        if value_TN is None:
+            value_SN = self._values(obs_S)
+        else:
+            value_SN = torch.cat([value_TN, self.network.value(obs_S[-1]).unsqueeze(0)])
+        gamma, gae_lambda = self._core.gamma, self._core.gae_lambda
+        advantage_TN = gae(
+            reward_TN, value_SN, terminated_TN, truncated_TN, valid_TN, gamma=gamma, gae_lambda=gae_lambda
+        )
+        log_prob_TN, _ = self._distribution.log_prob_and_entropy(params_TNP, action_TN)
+        return log_prob_TN, advantage_TN, value_SN[:-1]
+
+    def _values(self, obs_S: Tensor) -> Tensor:
         """V of every row [S, N], in pieces if they are images: their activations would fill the memory."""
-        rows = storage.obs.flatten(0, 1)
+        rows = obs_S.flatten(0, 1)
         pieces = torch.split(rows, MOST_IMAGES if self._spec.obs.is_image else len(rows))
-        value = torch.cat([self.network.value(piece) for piece in pieces])
-        return value.view(storage.horizon + 1, storage.num_envs)
+        return torch.cat([self.network.value(piece) for piece in pieces]).view(obs_S.shape[:2])
 
     def _scaled_rewards(self, storage: RolloutStorage) -> Tensor:
         """The rewards as the critic learns them."""
@@ -226,38 +245,6 @@ class Ppo:
         if settings.reward_clip is not None:
             reward_TN = reward_TN.clamp(-settings.reward_clip, settings.reward_clip)
         return reward_TN
-
-    def _optimize(self, batch: _Batch, valid_index: Tensor) -> list[Tensor]:
-        """Take the gradient steps of an update; returns the metrics of each, on the device."""
-        num_valid, rows_K = valid_index.numel(), list[Tensor]()
-        num_parts = min(self._core.num_minibatches, num_valid)
-        for _ in range(self._core.num_epochs):
-            order = torch.randperm(num_valid, generator=self._minibatch_generator, device=self._device)
-            shuffled = batch.select(valid_index.index_select(0, order))
-            epoch = [self._gradient_step(minibatch) for minibatch in shuffled.split(num_parts)]
-            rows_K += epoch
-            if self._core.target_kl is not None and self._mean_kl(epoch) > self._core.target_kl:
-                break
-        return rows_K
-
-    def _gradient_step(self, batch: _Batch) -> Tensor:
-        params_BP, value_B = self.network(batch.obs)
-        log_prob_B, entropy_B = self._distribution.log_prob_and_entropy(params_BP, batch.action)
-        advantage_B = normalize(batch.advantage) if self._core.normalize_advantage else batch.advantage
-        actor = actor_loss(log_prob_B, batch.log_prob, advantage_B, self._core.clip_coef)
-        clip_coef = self._core.clip_coef if self._core.clip_value_loss else None
-        critic = critic_loss(value_B, batch.value, batch.advantage + batch.value, clip_coef)
-        entropy = entropy_B.mean()
-        loss = actor.loss + self._core.value_coef * critic
-        if self._core.entropy_coef:
-            loss = loss - self._core.entropy_coef * entropy
-        norm = self._optimizer.minimize(loss)
-        row = (actor.loss, critic, entropy, actor.approx_kl, actor.clip_fraction, norm)
-        return torch.stack([metric.detach() for metric in row])
-
-    def _mean_kl(self, epoch: list[Tensor]) -> float:
-        """Policy movement over one epoch; a host sync, and only paid where target_kl is set."""
-        return float(torch.stack(epoch)[:, 3].mean())
 
     def _check_finite(self, metrics: UpdateMetrics) -> None:
         wrong = [

@@ -39,6 +39,7 @@ class RolloutStorage:
         valid: bool [T, N], false on dummy rows.
         valid_index: int64 [V], positions of the valid rows in the flattened [T * N].
         extras: the algorithm's own arrays.
+        row_numbers: int64 [T], 0 to T - 1, for those who must say t on the device.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class RolloutStorage:
         self.action = torch.zeros((*rows, *spec.action.shape), dtype=action_dtype, device=self.device)
         self.extras = {name: torch.zeros((*rows, *shape), device=self.device) for name, shape in (extras or {}).items()}
         self._array: dict[str, NDArray[Any]] = {name: twin.numpy() for name, twin in self._host.items()}
+        self.row_numbers = torch.arange(horizon, device=self.device)
         self._score, self._finished = np.zeros(rows, np.float32), np.zeros(rows, np.bool_)
         self._executed = self._host_tensor((num_envs, *spec.action.shape), action_dtype)
         self._is_primed = False

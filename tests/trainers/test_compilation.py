@@ -1,0 +1,123 @@
+"""Compiled and captured code does what plain code does; what compiles is run by `nox -s compile` only."""
+
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from trainers.compilation import LEAST_TIMESTEPS_ON_CPU, GraphedCall, compiled, resolve_compile
+from trainers.config import PpoConfig
+from trainers.envs import make_vector_env
+from trainers.ppo import Ppo, UpdateMetrics
+from trainers.rollout import EpisodeStatistics, collect
+from trainers.runtime import Runtime, spawn_seeds
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+NUM_ENVS, HORIZON = 8, 16
+
+compiles = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's compiler uses it
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+
+@pytest.mark.parametrize(
+    ("device", "timesteps", "is_image", "mode"),
+    [
+        (CPU, LEAST_TIMESTEPS_ON_CPU - 1, False, "none"),
+        (CPU, LEAST_TIMESTEPS_ON_CPU, False, "default"),
+        (CPU, LEAST_TIMESTEPS_ON_CPU, True, "none"),
+        (CUDA, 1, True, "default"),
+    ],
+)
+def test_auto_compiles_where_it_pays(device: torch.device, timesteps: int, is_image: bool, mode: str) -> None:
+    assert resolve_compile("auto", device, timesteps, is_image=is_image) == mode
+
+
+@pytest.mark.parametrize("wish", ["none", "default", "reduce-overhead"])
+def test_wish_is_obeyed(wish: Literal["none", "default", "reduce-overhead"]) -> None:
+    assert resolve_compile(wish, CPU, 1, is_image=False) == wish
+
+
+class Scale:
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+def test_without_compilation_the_method_is_itself() -> None:
+    scale = Scale(2.0)
+    assert compiled(scale.apply, "none", CPU) == scale.apply
+
+
+def config(mode: str, task: str, environment: dict[str, Any], **hardware: Any) -> PpoConfig:
+    return PpoConfig.model_validate(
+        {
+            "environment": {"task": task, "num_envs": NUM_ENVS} | environment,
+            "training_core": {"horizon": HORIZON, "num_epochs": 2, "total_timesteps": 10_000, "entropy_coef": 0.01},
+            "hardware": {"compile": mode} | hardware,
+        }
+    )
+
+
+def updated(settings: PpoConfig, device: torch.device, num_updates: int = 1) -> tuple[Tensor, list[UpdateMetrics]]:
+    """The weights and metrics after some updates."""
+    seeds, environment = spawn_seeds(1), settings.environment
+    env = make_vector_env(environment.task, environment.num_envs, seeds.environment, num_groups=environment.num_groups)
+    ppo = Ppo(env.spec, settings, Runtime(device, seeds))
+    storage, metrics = ppo.make_storage(env.num_envs), []
+    for _ in range(num_updates):
+        collect(ppo, env, storage, EpisodeStatistics(env.num_envs))
+        metrics.append(ppo.update(storage, 0.0))
+    return torch.cat([parameter.detach().cpu().flatten() for parameter in ppo.network.parameters()]), metrics
+
+
+def assert_alike(a: tuple[Tensor, list[UpdateMetrics]], b: tuple[Tensor, list[UpdateMetrics]]) -> None:
+    torch.testing.assert_close(a[0], b[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.tensor(a[1]), torch.tensor(b[1]), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.compile
+@pytest.mark.timeout(900)
+@compiles
+@pytest.mark.parametrize(
+    ("task", "environment"),
+    [
+        ("CartPole-v1", {}),  # with dummies from the first rollout on: minibatches are filled up
+        ("HalfCheetah-v4", {"normalize_obs": True, "normalize_reward": True, "num_groups": 2}),
+        ("Maze-v0", {}),
+    ],
+)
+def test_compiled_updates_are_those_of_plain_code(task: str, environment: dict[str, Any]) -> None:
+    assert_alike(*(updated(config(mode, task, environment), CPU) for mode in ("none", "default")))
+
+
+@pytest.mark.compile
+@pytest.mark.timeout(900)
+@compiles
+def test_objects_of_one_class_do_not_share_what_is_compiled() -> None:
+    double, triple = (compiled(Scale(factor).apply, "default", CPU) for factor in (2.0, 3.0))
+    x = torch.ones(4)
+    assert (double(x).tolist(), triple(x).tolist()) == ([2.0] * 4, [3.0] * 4)
+    assert double(torch.ones(5)).tolist() == [2.0] * 5  # another shape is compiled anew
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.timeout(900)
+@compiles
+@pytest.mark.parametrize("mode", ["none", "default", "reduce-overhead"])
+@pytest.mark.parametrize(("task", "environment"), [("CartPole-v1", {"num_groups": 2}), ("HalfCheetah-v4", {})])
+def test_captured_updates_are_those_of_plain_code(mode: str, task: str, environment: dict[str, Any]) -> None:
+    plain = updated(config("none", task, environment, cuda_graphs=False), CUDA, num_updates=3)
+    assert_alike(plain, updated(config(mode, task, environment), CUDA, num_updates=3))
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_captured_call_reads_new_inputs_and_keeps_its_side_effects() -> None:
+    total = torch.zeros(3, device="cuda")
+    call = GraphedCall(lambda x: total.add_(x).clone())
+    outputs = [call(torch.full((3,), float(i), device="cuda")).tolist()[0] for i in range(1, 8)]
+    assert outputs == [1, 3, 6, 10, 15, 21, 28]

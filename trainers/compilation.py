@@ -1,0 +1,121 @@
+"""torch.compile and CUDA graphs, and when they pay.
+
+A compiled function is one kernel where eager code is dozens of calls; a captured one is replayed by the GPU without the
+CPU's part. Both want fixed shapes and no host sync.
+"""
+
+import types
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["CompileMode", "GraphedCall", "compiled", "resolve_compile"]
+
+CompileMode = Literal["none", "default", "reduce-overhead"]
+
+LEAST_TIMESTEPS_ON_CPU: Final = 5_000_000
+"""Where a cold compilation of 30 to 45 s has been won back by small networks on a CPU."""
+NUM_WARMUPS: Final = 3
+"""Calls before a capture, as torch asks for; they are calls like any other."""
+
+ResultT = TypeVar("ResultT")
+
+
+def resolve_compile(
+    wish: Literal["auto", "none", "default", "reduce-overhead"], device: torch.device, timesteps: int, *, is_image: bool
+) -> CompileMode:
+    """Turn `auto` into what is faster over the whole run, compilation included.
+
+    Args:
+        wish: what the configuration asks for.
+        device: where the networks are.
+        timesteps: of the whole run.
+        is_image: convolutions gain nothing on a CPU: their time is spent in kernels that are not ours.
+    """
+    if wish != "auto":
+        return wish
+    if device.type == "cuda":
+        return "default"
+    return "default" if timesteps >= LEAST_TIMESTEPS_ON_CPU and not is_image else "none"
+
+
+def compiled(method: Callable[..., ResultT], mode: CompileMode, device: torch.device) -> Callable[..., ResultT]:
+    """Compile a bound method whose arguments keep their shapes, at its first call; `none` returns it as it is.
+
+    On a CPU, what the method reads of its object is taken for constant, but for the contents of tensors: to check it
+    all would take as long as a small network. Arguments are checked.
+
+    Args:
+        method: of an object that will not be changed; no host sync inside.
+        mode: torch.compile's.
+        device: where the tensors are; on a CPU the calls between kernels are compiled, too.
+    """
+    if mode == "none":
+        return method
+    how: dict[str, Any] = {"mode": mode}
+    if device.type == "cpu":
+        how = {"options": {"guard_filter_fn": _keep_arguments, "cpp_wrapper": True}}
+    result: Callable[..., ResultT] = torch.compile(_own_copy(method), fullgraph=True, dynamic=False, **how)
+    return result
+
+
+def _own_copy(method: Any) -> Any:
+    """The same method with code of its own: torch keeps what it has compiled with the code, for all objects alike."""
+    function = method.__func__
+    copy = types.FunctionType(
+        function.__code__.replace(),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    return types.MethodType(copy, method.__self__)
+
+
+def _keep_arguments(guards: Sequence[Any]) -> list[bool]:
+    return [guard.guard_type == "TENSOR_MATCH" and not guard.name.startswith("L['self']") for guard in guards]
+
+
+class GraphedCall:
+    """A function of tensors, captured as a CUDA graph after a few plain calls.
+
+    Inputs are copied to where the graph reads them; whatever else the function reads or writes must keep its place in
+    memory. The outputs are overwritten by the next call.
+
+    Args:
+        function: takes tensors of fixed shapes and returns one; no host sync inside.
+    """
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self._function = function
+        self._num_calls = 0
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: list[Tensor] = []
+        self._output: Tensor | None = None
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """Call the function, or replay it."""
+        if self._num_calls < NUM_WARMUPS:
+            self._num_calls += 1
+            return self._warm_up(*inputs)
+        if self._graph is None:
+            self._inputs = [tensor.clone() for tensor in inputs]
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._output = self._function(*self._inputs)
+        for place, tensor in zip(self._inputs, inputs, strict=True):
+            place.copy_(tensor, non_blocking=True)
+        self._graph.replay()
+        assert self._output is not None
+        return self._output
+
+    def _warm_up(self, *inputs: Tensor) -> Tensor:
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            output = self._function(*inputs)
+        current.wait_stream(self._stream)
+        return output
