@@ -37,7 +37,7 @@ class Keeper:
         config: RunConfig,
         identify: Callable[[], dict[str, Any]],
         complain: Say,
-        slow_update_s: float = 1.5,
+        slow_update_s: float = 1.0,
     ) -> None:
         self._folder = folder
         self._algorithm = algorithm

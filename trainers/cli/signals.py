@@ -22,7 +22,7 @@ REPEAT_S: Final = 0.5
 GRACE_S: Final = 10.0
 """A dropped session sends SIGHUP and then SIGTERM: until then, one of another kind does not cut the end short."""
 
-PATIENCE_S: Final = 1.5
+PATIENCE_S: Final = 1.0
 """How long a run may take to reach the end of its update. With the telemetry's 3 s, it leaves within 5 s."""
 
 SIGNALS: Final = tuple(
