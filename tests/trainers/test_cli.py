@@ -491,6 +491,7 @@ def test_sigterm_ends_a_real_run_with_143_after_the_telemetry_is_closed(tmp_path
         "RLTELEMETRY_EXIT_TIMEOUT_S": "0.5",
     }
     argv = [sys.executable, "-m", "trainers", "ppo", "--training-core.total-timesteps", "1000000000"]
+    argv += ["--hardware.compile", "none"]  # auto compiles so long a run
     with subprocess.Popen(
         argv, stderr=subprocess.PIPE, text=True, env={**os.environ, **environ}, cwd=tmp_path
     ) as process:

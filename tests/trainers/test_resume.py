@@ -28,6 +28,8 @@ SMALL = [
     *("--training-core.horizon", "32", "--environment.num-envs", "16", "--environment.max-episode-steps", "64"),
     *("--training-core.total-timesteps", str(NUM_UPDATES * 512), "--device", "cpu", "--evaluation.eval-interval", "3"),
     *("--evaluation.num-eval-episodes", "2", "--evaluation.num-envs", "2", "--architecture.hidden-sizes", "256", "256"),
+    *("--environment.normalize-obs", "--environment.normalize-reward", "--environment.num-groups", "2"),
+    *("--hardware.compile", "none"),
 ]
 EXACT = [*SMALL, "--checkpointing.exact", "--checkpointing.interval", "2"]
 

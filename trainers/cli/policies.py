@@ -55,7 +55,9 @@ def load_policy(
         TrainersError: the checkpoint, the task or the machine is not up to it.
     """
     saved = read_saved(path, entry)
-    config = saved.config.model_copy(update={"hardware": HardwareConfig(device=device)})
+    # nothing runs long enough here for compiling to pay
+    hardware = HardwareConfig(device=device, compile="none", cuda_graphs=False)
+    config = saved.config.model_copy(update={"hardware": hardware})
     env = make_env(config, num_envs, config.evaluation.seed if seed is None else seed)
     algorithm = entry.build(env.spec, config, prepare(config.hardware, config.training_core.seed))
     fitting(saved.path, algorithm.load_model, saved.checkpoint.learner)
