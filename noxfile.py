@@ -23,9 +23,8 @@ HAS_GPU = os.environ.get("RLTELEMETRY_GPU") == "1" or shutil.which("nvidia-smi")
 CONSTRAINTS = () if HAS_GPU else ("-c", ".ci/constraints.txt")
 PROJECT = nox.project.load_toml("pyproject.toml")
 TEST_PACKAGES = nox.project.dependency_groups(PROJECT, "tests")
-ADAPTER_PACKAGES = nox.project.dependency_groups(
-    PROJECT, "adapters"
-)  # they need torch, which `telemetry` must not have
+# What the tests meet: they bring torch, which `telemetry` must not have.
+PARTNER_PACKAGES = nox.project.dependency_groups(PROJECT, "partners")
 LINT_PACKAGES = nox.project.dependency_groups(PROJECT, "lint")
 # One thread a process: the tests run side by side, and small networks are slower on two threads than on one.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -47,7 +46,7 @@ def train(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests, on a real MLflow server and real environments."""
-    install(session, "all", packages=(*TEST_PACKAGES, *ADAPTER_PACKAGES))
+    install(session, "all", packages=(*TEST_PACKAGES, *PARTNER_PACKAGES))
     arguments = session.posargs or ["-n", "2", "--dist", "loadfile", "-m", "not faults and not compile"]
     session.run("pytest", *arguments, env=ONE_THREAD)
 
@@ -62,7 +61,7 @@ def compile(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check format, style and types."""
-    install(session, "all", packages=(*TEST_PACKAGES, *ADAPTER_PACKAGES, *LINT_PACKAGES))
+    install(session, "all", packages=(*TEST_PACKAGES, *PARTNER_PACKAGES, *LINT_PACKAGES))
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
     session.run("mypy")

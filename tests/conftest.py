@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from rltelemetry.testing import Answer, FakeMlflow, MlflowServer, RealMlflow, send
+from rltelemetry.testing import Answer, FakeMlflow, MlflowServer, RealMlflow, SshServer, send
+from rltelemetry.testing.ssh_server import missing_programs
 
 FOREIGN_PREFIXES = ("MLFLOW_", "OTEL_", "RLTELEMETRY_")
 FOREIGN_NAMES = (
@@ -124,6 +125,15 @@ def mlflow_server(request: pytest.FixtureRequest) -> MlflowServer:
 def fake_mlflow() -> Iterator[FakeMlflow]:
     """A fake server of one's own."""
     with FakeMlflow() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def ssh_server() -> Iterator[SshServer]:
+    """A real sshd on loopback."""
+    if missing := missing_programs():
+        pytest.skip(f"not installed: {', '.join(missing)} (apt-get install openssh-server openssh-client)")
+    with SshServer() as server:
         yield server
 
 

@@ -34,6 +34,7 @@ class RealMlflow(MlflowServer):
         port: where to listen; 0 takes a free one.
         options: further command line options of `mlflow server`.
         environ: further environment variables of the server.
+        static_prefix: a path before every route, `/mlflow` say.
     """
 
     def __init__(
@@ -42,18 +43,20 @@ class RealMlflow(MlflowServer):
         port: int = 0,
         options: tuple[str, ...] = (),
         environ: Mapping[str, str] | None = None,
+        static_prefix: str = "",
     ) -> None:
         self._own_directory = None if directory else tempfile.TemporaryDirectory(prefix="mlflow-")
         self.directory = directory or Path(self._own_directory.name if self._own_directory else ".")
         self.port = port or _free_port()
-        self._options = options
+        self._options = (*options, *(("--static-prefix", static_prefix) if static_prefix else ()))
+        self._path = static_prefix
         self._environ = environ or {}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def uri(self) -> str:
         """The tracking URI."""
-        return f"http://{HOST}:{self.port}"
+        return f"http://{HOST}:{self.port}{self._path}"
 
     @property
     def log(self) -> Path:

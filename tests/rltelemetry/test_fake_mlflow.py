@@ -427,8 +427,9 @@ def test_name_of_a_deleted_experiment_stays_taken(bench: Bench) -> None:
     experiment_id = bench.server.create_experiment(name)
     bench.post(f"{API}/experiments/delete", {"experiment_id": experiment_id})
     assert bench.post(f"{API}/experiments/create", {"name": name}).json["error_code"] == "RESOURCE_ALREADY_EXISTS"
-    found = bench.get(f"{API}/experiments/get?experiment_id={experiment_id}").json["experiment"]
-    assert found["lifecycle_stage"] == "deleted"
+    for query in (f"get?experiment_id={experiment_id}", f"get-by-name?experiment_name={name.replace(' ', '+')}"):
+        found = bench.get(f"{API}/experiments/{query}").json["experiment"]
+        assert (found["experiment_id"], found["lifecycle_stage"]) == (experiment_id, "deleted")
 
 
 @pytest.mark.parametrize(("experiment_id", "status"), [("99999", 404), ("x", 400), ("0", 200)])
@@ -541,6 +542,22 @@ def test_traces_are_linked_by_their_ids(bench: Bench) -> None:
     assert len(bench.server.traces(bench.run_id)) == 1
     assert bench.post(f"{API}/traces/link-to-run", {**body, "trace_ids": ["tr-x"]}).status == 200
     assert bench.post(f"{API}/traces/link-to-run", {**body, "trace_ids": ["tr-x"] * 101}).status == 400
+
+
+def test_traces_are_deleted_once_and_only_in_their_experiment(bench: Bench) -> None:
+    number = os.urandom(16)
+    bench.export(span("update", number))
+    trace_id = f"tr-{number.hex()}"
+
+    def delete(experiment_id: str) -> int:
+        body = {"experiment_id": experiment_id, "request_ids": [trace_id, "tr-" + "0" * 32]}
+        answer = bench.post("/api/3.0/mlflow/traces/delete-traces", body)
+        assert answer.status == 200
+        return int(answer.json["traces_deleted"])
+
+    assert [delete(bench.server.create_experiment(f"of traces {trace_id}")), delete("0"), delete("0")] == [0, 1, 0]
+    with pytest.raises(KeyError):
+        bench.server.trace(trace_id)
 
 
 def test_traces_are_found_by_run_tag_name_and_span(bench: Bench) -> None:

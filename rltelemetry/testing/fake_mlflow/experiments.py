@@ -46,9 +46,9 @@ class Experiments:
         return found
 
     def get_by_name(self, name: str, workspace: str) -> Experiment:
-        """Look an experiment up by name."""
-        for experiment in self.active(workspace):
-            if experiment.name == name:
+        """Look an experiment up by name, deleted or not."""
+        for experiment in self._by_id.values():
+            if experiment.name == name and experiment.workspace == workspace:
                 return experiment
         raise Refused("RESOURCE_DOES_NOT_EXIST", f"Could not find experiment with name '{name}'")
 

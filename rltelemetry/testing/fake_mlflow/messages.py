@@ -84,6 +84,7 @@ _MESSAGES: Final[dict[str, dict[str, _Field]]] = {
         "page_token": _TEXT,
     },
     "TraceById": {"trace_id": _ID},
+    "DeleteTraces": {"experiment_id": _ID, "request_ids": _Field("string", is_list=True)},
     "LinkTraces": {"trace_ids": _Field("string", is_list=True, is_required=True), "run_id": _ID},
 }
 _ENUMS: Final = {

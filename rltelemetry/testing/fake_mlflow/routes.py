@@ -98,6 +98,7 @@ class Routes:
             f"{API}/runs/log-parameter": self._log_parameter,
             f"{API}/runs/set-tag": self._set_tag,
             f"{API}/traces/link-to-run": self._link_traces,
+            f"{API_3}/traces/delete-traces": self._delete_traces,
             f"{API_3}/traces/search": self._search_traces,
         }
         if has_traces:
@@ -200,6 +201,10 @@ class Routes:
         if not self.traces.link(message.trace_ids, message.run_id):
             raise invalid("Cannot link more than 100 traces to a run in a single request.")
         return json_answer({})
+
+    def _delete_traces(self, request: Request) -> Answer:
+        message = read("DeleteTraces", request)
+        return json_answer({"traces_deleted": self.traces.delete(message.experiment_id, message.request_ids)})
 
     def _search_traces(self, request: Request) -> Answer:
         found, more = self.traces.search(read("SearchTraces", request))

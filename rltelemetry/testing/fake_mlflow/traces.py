@@ -159,6 +159,13 @@ class Traces:
                 self.by_id[trace_id].run_ids.add(run_id)
         return True
 
+    def delete(self, experiment_id: str, trace_ids: Iterable[str]) -> int:
+        """Delete those traces that are in an experiment, and say how many they were."""
+        known = [each for each in trace_ids if each in self.by_id and self.by_id[each].experiment_id == experiment_id]
+        for trace_id in known:
+            del self.by_id[trace_id]
+        return len(known)
+
     def search(self, message: Any) -> tuple[list[Trace], dict[str, str]]:
         """Return a page of traces, the latest first, and what to add to the answer."""
         matches = matcher(message.filter, _ENTITIES)
