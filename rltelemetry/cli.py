@@ -1,10 +1,11 @@
 """The `rltelemetry` command: one function a subcommand, in one table.
 
 Results go to stdout, complaints to stderr. Exit codes: 0 done, 1 it did not work, 2 bad arguments, 3 something is
-missing, 130 interrupted.
+missing, 130 interrupted, 141 whoever read the output is gone.
 """
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from typing import Final, NamedTuple
 
 from rltelemetry import server
 from rltelemetry.errors import RltelemetryError
+from rltelemetry.settings import Resolved, resolve
 
 __all__ = ["main"]
 
@@ -21,6 +23,7 @@ EXAMPLES: Final = """examples:
   rltelemetry up                 start an MLflow server here, and wait until it answers
   rltelemetry down               stop it
   rltelemetry sync               send what waits on disk
+  rltelemetry doctor             find out why nothing arrives, step by step
 """
 LOG_TAIL: Final = 10
 """Lines of the server's output that are shown when it fails."""
@@ -42,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # `| head` has seen enough; what is left in the buffer must not complain at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _up(options: argparse.Namespace) -> int:
@@ -97,6 +103,43 @@ def _add_sync_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wait", action="store_true", help="wait for a server that is down")
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    from rltelemetry import doctor  # loads httpx and the OpenTelemetry SDK
+
+    def show(finding: doctor.Finding) -> None:
+        if finding.level is not doctor.Level.SKIPPED:
+            print(doctor.as_line(finding), flush=True)
+
+    resolved = _examined(options)
+    examination = doctor.Examination(resolved, is_read_only=options.read_only)
+    uri = resolved.settings.tracking_uri
+    if options.json:
+        findings = examination.run()
+        print(json.dumps(doctor.as_json(uri, findings), indent=2))
+    else:
+        findings = examination.run(show)
+        print("\n".join([*doctor.skipped_lines(findings), f"{uri}: {doctor.conclusion(findings)}"]))
+    return int(any(finding.is_failure for finding in findings))
+
+
+def _examined(options: argparse.Namespace) -> Resolved:
+    """The settings in force; with no address given, the server that a training started here would use."""
+    fields = {"tracking_uri": options.uri, "request_timeout_s": options.timeout}
+    resolved = resolve(fields, os.environ)
+    own = server.recorded(Path.cwd())
+    if "tracking_uri" in resolved.sources or own is None or server.find() is not None:
+        return resolved
+    resolved = resolve({**fields, "tracking_uri": own.uri}, os.environ)
+    return resolved._replace(sources={**resolved.sources, "tracking_uri": "the server of this directory"})
+
+
+def _add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("uri", nargs="?", metavar="URI", help="the server (default: the one that a training would use)")
+    parser.add_argument("--read-only", action="store_true", help="write nothing on the server")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--timeout", type=float, metavar="S", help="longest wait for each answer (default: 3)")
+
+
 def _down_command(options: argparse.Namespace) -> str:
     return f"rltelemetry down --directory {options.directory}" if options.directory else "rltelemetry down"
 
@@ -120,6 +163,9 @@ def _complain(text: str) -> None:
 COMMANDS: Final = {
     "up": _Command("start an MLflow server of your own, or find the one that runs", _up, _add_up_arguments),
     "down": _Command("stop it", _down, _add_directory),
+    "doctor": _Command(
+        "examine the way to MLflow, step by step; exit code 1 if a check fails", _doctor, _add_doctor_arguments
+    ),
     "sync": _Command(
         "send what ended runs have left on disk; exit code 1 if anything stays", _sync, _add_sync_arguments
     ),

@@ -2,11 +2,12 @@
 
 from rltelemetry.sinks.mlflow.alarm import Alarm
 from rltelemetry.sinks.mlflow.backoff import Breaker, Patience
-from rltelemetry.sinks.mlflow.client import MlflowClient
+from rltelemetry.sinks.mlflow.client import LOOPBACK, MlflowClient
 from rltelemetry.sinks.mlflow.delivery import Delivery
 from rltelemetry.sinks.mlflow.lane import FOREVER
 from rltelemetry.sinks.mlflow.ledger import Counts, Ledger
-from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict
+from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict, transport_failure
+from rltelemetry.sinks.mlflow.reader import SpoolReader, Waiting
 from rltelemetry.sinks.mlflow.resolver import make_loop
 from rltelemetry.sinks.mlflow.sink import MlflowSink
 from rltelemetry.sinks.mlflow.spool import Spool
@@ -14,6 +15,7 @@ from rltelemetry.sinks.mlflow.storage import SpoolFile, default_directory
 
 __all__ = [
     "FOREVER",
+    "LOOPBACK",
     "Alarm",
     "Breaker",
     "Counts",
@@ -25,7 +27,10 @@ __all__ = [
     "Patience",
     "Spool",
     "SpoolFile",
+    "SpoolReader",
     "Verdict",
+    "Waiting",
     "default_directory",
     "make_loop",
+    "transport_failure",
 ]

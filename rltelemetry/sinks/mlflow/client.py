@@ -10,7 +10,10 @@ import json
 import logging
 import math
 import os
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 from urllib.parse import quote, urlsplit
@@ -22,7 +25,7 @@ from rltelemetry.sinks.mlflow.access import request_headers, tls_context
 from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict, classify, transport_failure
 from rltelemetry.types import MetricPoint
 
-__all__ = ["MAX_PARAM", "MAX_PARAMS", "MAX_TAG", "MlflowClient"]
+__all__ = ["LOOPBACK", "MAX_PARAM", "MAX_PARAMS", "MAX_TAG", "MlflowClient"]
 
 API: Final = "/api/2.0/mlflow/"
 API_3: Final = "/api/3.0/mlflow/"
@@ -39,6 +42,8 @@ MAX_PARAMS: Final = 100
 MAX_PARAM: Final = 6000
 MAX_TAG: Final = 8000
 CHUNK_BYTES: Final = 1 << 18
+PAGE: Final = 5000
+VERSION: Final = re.compile(r"\d+\.\d+[\w.+-]*")
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -69,8 +74,21 @@ class MlflowClient:
             logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger(name).level))
 
     async def server_info(self, timeout_s: float) -> Outcome:
-        """Ask what server this is; open without credentials, and subject to the Host check."""
-        return await self._request("GET", API_3 + "server-info", timeout_s)
+        """Ask what server this is, and what time it has; open without credentials, and subject to the Host check."""
+        answer = await self._exchange("GET", API_3 + "server-info", timeout_s)
+        if isinstance(answer, Outcome):
+            return answer
+        outcome = classify(answer.status_code, answer.headers, answer.content)
+        return replace(outcome, server_time_s=_time_s(answer.headers.get("date", "")))
+
+    async def server_version(self, timeout_s: float) -> Outcome:
+        """Ask for the version, as `answer["version"]`; skips the Host check, and may need credentials."""
+        answer = await self._exchange("GET", "/version", timeout_s)
+        if isinstance(answer, Outcome):
+            return answer
+        if answer.status_code == 200 and VERSION.fullmatch(answer.text.strip()):
+            return Outcome(Verdict.DELIVERED, 200, answer={"version": answer.text.strip()})
+        return classify(answer.status_code, answer.headers, answer.content)
 
     async def get_experiment(self, experiment_id: str, timeout_s: float) -> Outcome:
         """Look an experiment up by id."""
@@ -95,6 +113,11 @@ class MlflowClient:
     async def get_run(self, run_id: str, timeout_s: float) -> Outcome:
         """Look a run up."""
         return await self._request("GET", API + "runs/get", timeout_s, query={"run_id": run_id})
+
+    async def get_points(self, run_id: str, key: str, page: str, timeout_s: float) -> Outcome:
+        """Read one key's points, as they came: `answer["metrics"]`, and `next_page_token` if there are more."""
+        query = {"run_id": run_id, "metric_key": key, "max_results": str(PAGE)} | ({"page_token": page} if page else {})
+        return await self._request("GET", API + "metrics/get-history", timeout_s, query=query)
 
     async def find_runs(self, experiment_id: str, tag: str, value: str, timeout_s: float) -> Outcome:
         """Look for runs with a tag; `value` must not hold a quote."""
@@ -130,6 +153,15 @@ class MlflowClient:
         if run_id:
             headers["x-mlflow-run-id"] = run_id
         return await self._request("POST", "/v1/traces", timeout_s, body=spans, headers=headers, needs_json=False)
+
+    async def get_trace(self, trace_id: str, timeout_s: float) -> Outcome:
+        """Look a trace up, with its spans."""
+        return await self._request("GET", API_3 + "traces/get", timeout_s, query={"trace_id": trace_id})
+
+    async def delete_traces(self, experiment_id: str, trace_ids: Sequence[str], timeout_s: float) -> Outcome:
+        """Delete traces for good; `answer["traces_deleted"]` says how many there were."""
+        body = {"experiment_id": experiment_id, "request_ids": list(trace_ids)}
+        return await self._post("traces/delete-traces", body, timeout_s, api=API_3)
 
     async def find_traces(self, experiment_id: str, run_id: str, timeout_s: float) -> Outcome:
         """Look for the latest traces that are linked to a run."""
@@ -178,12 +210,28 @@ class MlflowClient:
         headers: Mapping[str, str] | None = None,
         needs_json: bool = True,
     ) -> Outcome:
+        answer = await self._exchange(method, route, timeout_s, query=query, body=body, headers=headers)
+        if isinstance(answer, Outcome):
+            return answer
+        return classify(answer.status_code, answer.headers, answer.content, needs_json=needs_json)
+
+    async def _exchange(
+        self,
+        method: str,
+        route: str,
+        timeout_s: float,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: bytes | AsyncIterator[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response | Outcome:
+        """Put one request; an `Outcome` in place of an answer says why there is none."""
         if self._is_closed:
             return Outcome(Verdict.RETRY, cause="the connection has been closed")
         total_s = None if isinstance(body, AsyncIterator) else timeout_s * TOTAL_GROWTH
         try:
             async with asyncio.timeout(total_s):
-                answer = await self._connected().request(
+                return await self._connected().request(
                     method, self.base_uri + route, params=query, content=body, headers=headers, timeout=timeout_s
                 )
         except TimeoutError as error:
@@ -192,7 +240,6 @@ class MlflowClient:
             return self._failed(_kind(error), error)
         except (httpx.InvalidURL, OSError, ValueError) as error:  # settings that cannot be sent or read
             return self._failed("tls" if isinstance(error, OSError) else "other", error)
-        return classify(answer.status_code, answer.headers, answer.content, needs_json=needs_json)
 
     def _failed(self, kind: str, error: Exception) -> Outcome:
         return transport_failure(kind, str(error) or type(error).__name__, is_local=self._is_local)
@@ -208,6 +255,14 @@ class MlflowClient:
                 transport=self._transport,
             )
         return self._http
+
+
+def _time_s(date: str) -> float | None:
+    """The time that a Date header names, seconds since the epoch."""
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        return None
 
 
 def _json_number(value: float) -> float | str:

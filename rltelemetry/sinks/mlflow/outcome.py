@@ -9,6 +9,7 @@ asking the server something harmless.
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,6 +27,8 @@ SERVER_WIDE_STATUSES: Final = frozenset({0, 429, 502, 503})
 POISON_STATUSES: Final = frozenset({400, 413, 422})
 UNSUPPORTED_STATUSES: Final = frozenset({501, 505})
 MAX_REASON: Final = 300
+MAX_PAGE: Final = 4096
+PAGE_TITLE: Final = re.compile(r"<title>([^<]+)</title>", re.IGNORECASE)
 MAX_RETRY_AFTER_S: Final = 3600.0
 
 
@@ -51,6 +54,7 @@ class Outcome:
         is_timeout: whether the time was up: a repeat needs longer.
         is_uncertain: whether the request may have arrived, and its data may be stored already.
         answer: the JSON object of a success or of MLflow's own error.
+        server_time_s: what time the server has, seconds since the epoch, where it was asked.
     """
 
     verdict: Verdict
@@ -61,6 +65,7 @@ class Outcome:
     is_timeout: bool = False
     is_uncertain: bool = False
     answer: Mapping[str, Any] = field(default_factory=dict)
+    server_time_s: float | None = None
 
     @property
     def is_delivered(self) -> bool:
@@ -91,7 +96,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, *, needs_json
         needs_json: whether a success must be a JSON object; the trace route answers with an empty body.
     """
     answer = _json_object(body)
-    text = clean_text(str((answer or {}).get("message") or body[:MAX_REASON].decode("utf-8", "replace")), MAX_REASON)
+    text = clean_text(str((answer or {}).get("message") or _page_text(body)), MAX_REASON)
     seen = f"MLflow answered {status}: {text}" if answer is not None else f"got HTTP {status}: {text}"
     known = answer or {}
     if 200 <= status < 300:
@@ -181,6 +186,13 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return parsed if isinstance(parsed, dict) else None
+
+
+def _page_text(body: bytes) -> str:
+    """What a page says, in short: its title, if it has one."""
+    text = body[:MAX_PAGE].decode("utf-8", "replace")
+    title = PAGE_TITLE.search(text)
+    return title[1].strip() if title else text[:MAX_REASON].strip()
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float:
