@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,12 @@ def test_key_that_is_given_twice_is_refused(file: Path, text: str, expected: str
     assert refusal(file, text) == expected
 
 
+def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="cannot be read: it is no file"):
+        load(tmp_path / "pipe", PpoConfig)
+
+
 def alias_bomb() -> str:
     levels = ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     levels += [
@@ -217,8 +224,13 @@ def alias_bomb() -> str:
         ("environment: {num_envs: !!int many}\n", "line 1: environment.num_envs: got 'many', which is no int."),
         ("? [a]\n: 1\n", "line 1: got a key that is no word; expected a setting's name."),
         ('"a\\nb\\u001b[31m": 1\n', "line 1: a b [31m: is no setting."),
+        (
+            f"training_core: {{total_timesteps: 0x{'f' * 5000}}}\n",
+            "line 1: training_core.total_timesteps: got 5002 characters; expected a number.",
+        ),
+        ('environment: {task: "\\ud800"}\n', "line 1: environment.task: got half of a character; expected a text."),
     ],
-    ids=range(19),
+    ids=range(21),
 )
 def test_file_that_is_no_configuration_is_refused_in_one_line(file: Path, text: str | bytes, expected: str) -> None:
     assert refusal(file, text).startswith(expected)

@@ -5,6 +5,7 @@ foreign tags, bombs of aliases and endless nesting are refused before anything i
 is a number, `on` and `no` are words.
 """
 
+import errno
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -21,6 +22,8 @@ MAX_BYTES: Final = 1_000_000
 MAX_NODES: Final = 10_000
 """Counted after aliases are followed; a configuration has about a hundred."""
 MAX_DEPTH: Final = 32
+MAX_NUMBER: Final = 40
+"""Characters of a number, a truth value or a null; Python refuses to read the longest."""
 
 YAML_TAG: Final = "tag:yaml.org,2002:"
 NUMBERS_AND_SUCH: Final = frozenset(YAML_TAG + name for name in ("null", "bool", "int", "float"))
@@ -66,6 +69,8 @@ def read_document(path: Path) -> Document:
 
 def _read_text(path: Path) -> str:
     try:
+        if not path.is_file() and path.exists():
+            raise OSError(errno.EINVAL, "it is no file")  # a directory; a pipe, which might never end
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
@@ -130,9 +135,13 @@ class _Builder:
     def _scalar(self, node: ScalarNode, key: Key) -> Any:
         tag = str(node.tag)
         if tag in TEXTS:
+            if any("\ud800" <= char <= "\udfff" for char in node.value):
+                raise self._error(node, f"{_dotted(key)}: got half of a character; expected a text.")
             return node.value
         if tag not in NUMBERS_AND_SUCH:
             raise self._foreign_tag(node, key)
+        if len(node.value) > MAX_NUMBER:
+            raise self._error(node, f"{_dotted(key)}: got {len(node.value)} characters; expected a number.")
         try:
             return self._constructor.construct_object(node)
         except (YAMLError, ValueError, LookupError):  # such as `!!int word`
