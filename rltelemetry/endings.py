@@ -3,6 +3,9 @@
 FINISHED: return, exit code 0. FAILED: an exception, another exit code. KILLED: Ctrl-C, SIGTERM, SIGHUP (a dropped SSH
 session). Signal handlers are installed only in the main thread and only over the default action; after closing, the
 signal is raised again, so that the parent sees the true cause of death.
+
+Closing is bounded, so a signal that comes meanwhile waits for its end: a dropped session sends SIGHUP and then SIGTERM,
+a pool tells its workers to leave and then kills them. Whoever insists is obeyed.
 """
 
 import atexit
@@ -11,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Final, Literal
@@ -28,6 +32,9 @@ KILLED_EXIT_CODES: Final = frozenset(
     128 + getattr(signal, name) for name in ("SIGHUP", "SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
 )
 """What a program that handles these signals itself exits with."""
+
+INSIST_S: Final = 1.0
+"""A signal that comes so long after one that waits means it."""
 
 
 def status_of(error: BaseException | None) -> Status:
@@ -58,6 +65,8 @@ class Endings:
         self._uncaught: BaseException | None = None
         self._previous_hook: Callable[..., Any] = sys.excepthook
         self._handled: list[signal.Signals] = []
+        self._is_closing = False
+        self._waiting: tuple[int, float] | None = None
 
     def install(self) -> None:
         """Watch the end of this process."""
@@ -70,17 +79,23 @@ class Endings:
                     signal.signal(number, self._on_signal)
                     self._handled.append(number)
 
-    def remove(self) -> None:
-        """Give everything back that is still ours."""
+    def begin_close(self) -> None:
+        """Closing begins: give the hooks back, and let signals wait for its end."""
+        self._is_closing = True
         atexit.unregister(self._at_exit)
         if sys.excepthook == self._on_uncaught:
             sys.excepthook = self._previous_hook
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number in self._handled:
-            if signal.getsignal(number) == self._on_signal:
-                signal.signal(number, signal.SIG_DFL)
-        self._handled.clear()
+
+    def end_close(self) -> None:
+        """Closing is over: give the signals back, and raise one that has waited."""
+        self._is_closing = False
+        if threading.current_thread() is threading.main_thread():
+            for number in self._handled:
+                if signal.getsignal(number) == self._on_signal:
+                    signal.signal(number, signal.SIG_DFL)
+            self._handled.clear()
+        if self._waiting is not None:
+            os.kill(os.getpid(), self._waiting[0])
 
     def _at_exit(self) -> None:
         self._close(status_of(self._uncaught))
@@ -92,6 +107,12 @@ class Endings:
         self._previous_hook(kind, error, trace)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._is_closing:
+            now = time.monotonic()
+            if self._waiting is None:
+                self._waiting = number, now
+            if now - self._waiting[1] < INSIST_S:
+                return
         self._close("KILLED")
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)

@@ -113,9 +113,9 @@ class MlflowExport:
         self.run.forget_loop()
 
     def describe_kept(self) -> str:
-        """Say where unsent data lies and how to send it; empty if there is none."""
+        """Say where unsent data lies and how to send it; empty if there is none, or a parent will see to it."""
         left = self.points.counts().kept + self.spans.counts().kept + self._recovery.points_left
-        if not left and not self._file.path.exists():
+        if self._is_child or (not left and not self._file.path.exists()):
             return ""
         folder = self._file.path.parent
         where = "" if folder == default_directory() else f" {shlex.quote(str(folder))}"

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from rltelemetry.gate import hold_gates, release_gates, renew_gates
+from rltelemetry.fork_gate import GATE
 from rltelemetry.handoff import CELL, Handoff
 
 __all__ = ["Forkable", "watch_forks"]
@@ -39,13 +39,13 @@ class _Hooks:
         self.current = current
 
     def before(self) -> None:
-        hold_gates()
+        GATE.before_fork()
         util = sys.modules.get("multiprocessing.util")
         if util is not None and self.current() is not None:
             util.register_after_fork(self, _Hooks.finalize_in_child)
 
     def after_in_child(self) -> None:
-        renew_gates()
+        GATE.after_fork_in_child()
         pipeline = self.current()
         if pipeline is not None:
             pipeline.become_child()
@@ -67,4 +67,6 @@ def watch_forks(current: Callable[[], Forkable | None]) -> None:
     global _hooks
     if _hooks is None and hasattr(os, "register_at_fork"):
         _hooks = _Hooks(current)
-        os.register_at_fork(before=_hooks.before, after_in_parent=release_gates, after_in_child=_hooks.after_in_child)
+        os.register_at_fork(
+            before=_hooks.before, after_in_parent=GATE.after_fork_in_parent, after_in_child=_hooks.after_in_child
+        )

@@ -33,9 +33,9 @@ from rltelemetry.worker import Worker
 
 __all__ = ["Parts"]
 
-PRELOADED: Final = ("anyio._backends._asyncio", "certifi", "h11", "httpcore", "psutil")
-"""What the worker's libraries load on first use. Loaded before the worker starts: a fork while another thread imports
-leaves the child with an import lock that nobody releases."""
+PRELOADED: Final = ("anyio._backends._asyncio", "certifi", "encodings.idna", "h11", "httpcore", "psutil")
+"""What the worker's libraries load on first use, and the resolver's threads, which no gate keeps a fork away from. A
+fork while another thread imports leaves the child with an import lock that nobody releases."""
 
 CONSOLE_SHARE: Final = 0.15
 """Part of the closing time that is kept for the last lines on the console."""
@@ -59,6 +59,7 @@ class Parts:
     def __init__(self, resolved: Resolved, origin: Origin, environ: Mapping[str, str] = os.environ) -> None:
         _preload()
         self._settings = settings = resolved.settings
+        self._origin = origin
         self._clock = SystemClock()
         self._open_spans: set[Span] = set()
         self.handoff = Handoff(settings.queue_events, settings.queue_bytes, self._open_spans, add_foreign_event)
@@ -154,7 +155,7 @@ class Parts:
         self.worker.close(max(0.0, deadline - share - time.monotonic()))
         if self._otlp is not None:
             self._otlp.close(max(0.0, deadline - share - time.monotonic()))
-        if self._export is not None:
+        if self._export is not None and not self._is_quiet_child():
             self._notices.info(self._last_line())
         CELL.fallback = self._after_close
         self._console.close(max(share, deadline - time.monotonic()))
@@ -164,6 +165,11 @@ class Parts:
         self.worker.events_dropped["closed"] += 1
         if self._settings.console != "off" and self.worker.events_dropped["closed"] <= SHOWN_AFTER_CLOSE:
             print_plainly(level, logger, event, fields)
+
+    def _is_quiet_child(self) -> bool:
+        """Whether this is a forked child that has lost nothing: its parent sends the rest and has the last word."""
+        stats = self.stats()
+        return self._origin.is_child and not any(stats.events_dropped.values()) and not stats.points_dropped
 
     def _last_line(self) -> str:
         line = f"telemetry closed; {self.stats()}"

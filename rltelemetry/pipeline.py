@@ -159,10 +159,11 @@ class Telemetry:
             if self._is_closed:
                 return
             self._is_closed = True
-            self._endings.remove()
+            self._endings.begin_close()
             self._close_parts(status, self._resolved.settings.exit_timeout_s if timeout_s is None else timeout_s)
             if _current.telemetry is self:
                 _current.telemetry = None
+            self._endings.end_close()
 
     def __enter__(self) -> Self:
         return self

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 RLTELEMETRY: list[set[str]] = [
-    {"errors", "schema", "clock", "endings", "stats", "current_span", "processes", "trace_ids", "gate"},
+    {"errors", "schema", "clock", "endings", "stats", "current_span", "processes", "trace_ids", "fork_gate"},
     {"types", "locks", "keys"},
     {"ports", "settings", "filtering", "labels", "extract", "redact", "notices"},
     {"processors", "provenance", "facts"},

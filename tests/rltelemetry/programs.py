@@ -6,6 +6,9 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from rltelemetry.testing import MlflowServer
@@ -32,29 +35,63 @@ class Ended(NamedTuple):
     seconds: float
 
 
-def run_script(body: str, uri: str, *, kill: signal.Signals | None = None, timeout_s: float = 30.0) -> Ended:
-    """Run a script to its end; with `kill`, send that signal once it has printed `ready`."""
+@contextmanager
+def start_script(body: str, uri: str, *, file: Path | None = None) -> Iterator["subprocess.Popen[str]"]:
+    """Start a script; it is killed if it still runs at the end of the block.
+
+    Args:
+        body: what follows the preamble.
+        uri: the server.
+        file: where the script is written, if its children must find it.
+    """
     environ = {**os.environ, "MLFLOW_TRACKING_URI": uri, "PYTHONWARNINGS": "ignore::DeprecationWarning"}
+    script = PREAMBLE + textwrap.dedent(body)
+    if file is not None:
+        file.write_text(script)
     process = subprocess.Popen(
-        [sys.executable, "-c", PREAMBLE + textwrap.dedent(body)],
-        env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        [sys.executable, *([str(file)] if file else ["-c", script])],
+        env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
     )  # fmt: skip
     try:
-        assert process.stdout is not None
-        output = ""
-        if kill is not None:
-            while "ready" not in output:
-                line = process.stdout.readline()
-                assert line, f"the script ended early: {output}"
-                output += line
-            process.send_signal(kill)
-        start = time.monotonic()
-        output += process.communicate(timeout=timeout_s)[0]
-        return Ended(process.returncode, output, time.monotonic() - start)
+        yield process
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
+
+
+def wait_for_line(process: "subprocess.Popen[str]", text: str) -> str:
+    """Read a script's output up to a line that holds `text`."""
+    assert process.stdout is not None
+    output = ""
+    while text not in output:
+        line = process.stdout.readline()
+        assert line, f"the script ended early: {output}"
+        output += line
+    return output
+
+
+def run_script(
+    body: str,
+    uri: str,
+    *,
+    file: Path | None = None,
+    kill: signal.Signals | None = None,
+    timeout_s: float = 60.0,
+) -> Ended:
+    """Run a script to its end; with `kill`, send that signal once it has printed `ready`."""
+    with start_script(body, uri, file=file) as process:
+        output = ""
+        if kill is not None:
+            output = wait_for_line(process, "ready")
+            process.send_signal(kill)
+        start = time.monotonic()
+        output += process.communicate(timeout=timeout_s)[0]
+        return Ended(process.returncode, output, time.monotonic() - start)
 
 
 def steps_of(server: MlflowServer, run_id: str) -> list[int]:

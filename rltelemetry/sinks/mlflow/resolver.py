@@ -3,6 +3,7 @@
 asyncio's default asks a thread pool that is closed by the time of an atexit hook, and a stalled resolver in that pool
 keeps the interpreter from leaving. Here a stalled resolution costs its waiters a time-out, and nobody else anything;
 whoever asks for the same name meanwhile waits for the same thread, so that a dead resolver does not collect threads.
+Between two waits of the loop no fork takes place.
 """
 
 import asyncio
@@ -10,15 +11,23 @@ import socket
 import threading
 from typing import Any
 
-from rltelemetry.gate import GatedSelector
+from rltelemetry.fork_gate import GatedSelector
 
 __all__ = ["make_loop"]
 
 
 class _Loop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
-        super().__init__(GatedSelector())
+        self._gated = GatedSelector()
+        super().__init__(self._gated)
         self._resolving: dict[Any, asyncio.Future[Any]] = {}
+
+    def run_forever(self) -> None:
+        """Run until it is stopped; a fork of another thread takes place only while it waits."""
+        try:
+            super().run_forever()
+        finally:
+            self._gated.leave()
 
     async def getaddrinfo(self, host: Any, port: Any, **hints: Any) -> Any:
         question = (host, port, *sorted(hints.items()))
