@@ -105,12 +105,12 @@ class MlflowExport:
         await self._client.close()
         self._spool.close()
 
-    def forget_loop(self) -> None:
-        """Start anew on another loop."""
-        self._client.forget_loop()
+    async def leave_loop(self) -> None:
+        """Let go of everything that belongs to the running loop: another one will be used from here on."""
         self._delivery.forget_loop()
         self._recovery.forget_loop()
         self.run.forget_loop()
+        await self._client.leave_loop()
 
     def describe_kept(self) -> str:
         """Say where unsent data lies and how to send it; empty if there is none, or a parent will see to it."""

@@ -215,7 +215,7 @@ class Parts:
             background=mlflow.background if mlflow else [],
             notices=self._notices,
             make_loop=make_loop,
-            on_loop_lost=mlflow.forget_loop if mlflow else _nothing,
+            on_loop_lost=mlflow.leave_loop if mlflow else None,
         )
 
     def _say_what_is_hidden(self, resolved: Resolved) -> None:
@@ -235,7 +235,3 @@ def _preload() -> None:
 
 def _exports(settings: Settings) -> bool:
     return settings.metrics or settings.traces
-
-
-def _nothing() -> None:
-    """Nothing to forget."""

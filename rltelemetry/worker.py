@@ -34,6 +34,9 @@ CHUNK: Final = 500
 RESTART_S: Final = 0.5
 """Pause before something that failed is started again."""
 
+ABANDON_S: Final = 0.5
+"""Longest time that a failed loop is given to tidy up."""
+
 
 class SpanSink(Sink, Protocol):
     """The sink that owns the spans."""
@@ -69,7 +72,7 @@ class Worker:
         background: makes the coroutines that run beside the drain; each is started again if it fails.
         make_loop: makes the event loop.
         notices: where failures are said.
-        on_loop_lost: called before the loop is made anew after a failure.
+        on_loop_lost: lets go of what belongs to a loop, before a new one is made after a failure.
     """
 
     def __init__(
@@ -81,7 +84,7 @@ class Worker:
         background: Sequence[Callable[[], Awaitable[None]]],
         notices: Notices,
         make_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
-        on_loop_lost: Callable[[], None] = lambda: None,
+        on_loop_lost: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.events_processed = 0
         self.events_dropped: Counter[str] = Counter()
@@ -92,7 +95,7 @@ class Worker:
         self._background = background
         self._notices = notices
         self._make_loop = make_loop
-        self._on_loop_lost = on_loop_lost
+        self._on_loop_lost = on_loop_lost or _nobody
         self._closing_at: float | None = None
         self._flushes: set[_Flush] = set()
         self._last_event_at = time.monotonic()
@@ -147,15 +150,28 @@ class Worker:
                 return
             except BaseException as error:
                 self._notices.warn("worker", f"the telemetry worker failed and was started again: {error!r}")
-                if self._closing_at is not None:
+                self._abandon(loop)
+                if self._closing_at is not None and time.monotonic() + RESTART_S > self._closing_at:
                     return
-                self._on_loop_lost()
-                for flush in list(self._flushes):
-                    self._put_flush(flush)
                 time.sleep(RESTART_S)
             finally:
                 self._handoff.wake = _nothing
                 loop.close()
+
+    def _abandon(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Tidy up on a loop that has failed, as far as that goes; who waits for a flush goes on waiting."""
+
+        async def leave() -> None:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.wait_for(asyncio.gather(*others, return_exceptions=True), ABANDON_S)
+            await asyncio.wait_for(self._on_loop_lost(), ABANDON_S)
+
+        with contextlib.suppress(Exception):
+            loop.run_until_complete(leave())
+        for flush in list(self._flushes):
+            self._put_flush(flush)
 
     async def _live(self) -> None:
         loop = asyncio.get_running_loop()
@@ -255,9 +271,12 @@ class Worker:
         try:
             self._commit()
             flush.is_complete = self._delivery is None or await self._delivery.drain(flush.deadline)
-        finally:
-            self._flushes.discard(flush)
-            flush.done.set()
+        except asyncio.CancelledError:
+            raise  # the loop is lost; the next one goes on with it
+        except Exception as error:
+            self._notices.warn("flush", f"a flush failed: {error!r}")
+        self._flushes.discard(flush)
+        flush.done.set()
 
     async def _supervise(self, start: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -282,6 +301,10 @@ class _Flush:
 def _wake(loop: asyncio.AbstractEventLoop, woken: asyncio.Event) -> None:
     with contextlib.suppress(RuntimeError):  # the loop was closed: whoever closes it drains the queue
         loop.call_soon_threadsafe(woken.set)
+
+
+async def _nobody() -> None:
+    """Nothing belongs to the loop."""
 
 
 def _nothing() -> None:

@@ -117,12 +117,12 @@ class Bench:
         """Run a scenario on a loop of its own."""
 
         async def running() -> Any:
-            return await scenario()
+            try:
+                return await scenario()
+            finally:
+                await self.client.leave_loop()
 
-        try:
-            return asyncio.run(running())
-        finally:
-            self.client.forget_loop()
+        return asyncio.run(running())
 
     def drain(self, seconds: float = 3600.0, *, is_patient: bool = False) -> bool:
         """Drain, while time flies; says what `Delivery.drain` says."""

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from rltelemetry.settings import Settings, resolve
@@ -281,12 +280,13 @@ def test_connection_is_kept_for_less_than_the_server_keeps_it() -> None:
     assert pool._keepalive_expiry < 5.0
 
 
-def test_new_loop_gets_a_new_connection(fake_mlflow: FakeMlflow) -> None:
+def test_next_loop_gets_a_new_connection(fake_mlflow: FakeMlflow) -> None:
     client = MlflowClient(Settings(tracking_uri=fake_mlflow.uri))
-    for _ in range(2):
-        with asyncio.Runner() as runner:
-            assert runner.run(client.server_info(TIMEOUT_S)).is_delivered
-            transport = client._http
-            client.forget_loop()
-            assert isinstance(transport, httpx.AsyncClient)
-            runner.run(transport.aclose())
+
+    async def scenario() -> Outcome:
+        try:
+            return await client.server_info(TIMEOUT_S)
+        finally:
+            await client.leave_loop()
+
+    assert [asyncio.run(scenario()).is_delivered for _ in range(2)] == [True, True]

@@ -45,9 +45,7 @@ class Way:
             try:
                 return await self.delivery.drain(SystemClock().monotonic() + timeout_s, is_patient=is_patient)
             finally:
-                if self.client._http is not None:
-                    await self.client._http.aclose()
-                    self.client.forget_loop()
+                await self.client.leave_loop()
 
         with asyncio.Runner(loop_factory=make_loop) as runner:
             return runner.run(scenario())

@@ -351,3 +351,64 @@ def test_closing_leaves_no_thread_behind(configure: Configure) -> None:
 def test_exported_names_are_those_that_all_says() -> None:
     assert sorted(rltelemetry.__all__) == rltelemetry.__all__
     assert all(hasattr(rltelemetry, name) for name in rltelemetry.__all__)
+
+
+def test_worker_that_dies_is_said_once_and_restarted_and_the_counts_stay_exact(
+    configure: Configure, fake_mlflow: FakeMlflow, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with configure(console="dashboard") as telemetry:
+        assert telemetry.wait_ready(10.0)
+        log, console = structlog.get_logger(), telemetry._parts._console  # type: ignore[union-attr]
+        emit = console.emit
+
+        def deadly(record: Any) -> None:
+            if record.event == "deadly":
+                raise SystemExit("a bug in a sink")
+            emit(record)
+
+        monkeypatch.setattr(console, "emit", deadly)
+        for step in range(20):
+            log.info("deadly" if step in {5, 11} else "x", loss=1.0, step=step)
+        assert telemetry.flush(20.0)
+        log.info("x", loss=1.0, step=20)
+    assert capsys.readouterr().err.count("the telemetry worker failed and was started again") == 1
+    stats = telemetry.stats()
+    assert (stats.events_emitted, stats.events_processed, stats.events_dropped) == (21, 19, {"processor": 2})
+    assert [step for step, _ in values(fake_mlflow, telemetry.run_id)["misc/loss"]] == [
+        step for step in range(21) if step not in {5, 11}
+    ]
+
+
+def test_flush_says_whether_everything_has_arrived(configure: Configure, fake_mlflow: FakeMlflow) -> None:
+    with configure(exit_timeout_s=0.2) as telemetry:
+        assert telemetry.wait_ready(10.0)
+        fake_mlflow.stop()
+        structlog.get_logger().info("x", loss=1.0, step=1)
+        assert not telemetry.flush(0.5)
+        assert telemetry.stats().points_kept == 1
+        fake_mlflow.start()
+        assert telemetry.flush(20.0)
+        assert telemetry.stats().points_kept == 0
+
+
+def test_call_that_waits_longer_than_the_drain_is_in_the_spool_meanwhile(
+    configure: Configure, fake_mlflow: FakeMlflow, tmp_path: Any
+) -> None:
+    fake_mlflow.stop()
+    with configure(exit_timeout_s=0.2, spool_dir=tmp_path) as telemetry:
+        structlog.get_logger().info("x", loss=1.0, step=1)
+        (spool,) = tmp_path.glob("*.spool")
+        deadline = time.monotonic() + 20.0
+        while _num_rows(spool) == 0:  # 100 ms on an idle machine
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert telemetry.stats().points_kept == 1
+
+
+def _num_rows(spool: Any) -> int:
+    import contextlib
+    import sqlite3
+
+    with contextlib.closing(sqlite3.connect(spool)) as db:
+        count: int = db.execute("SELECT count(*) FROM rows WHERE kind = 'points'").fetchone()[0]
+        return count

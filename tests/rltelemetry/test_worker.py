@@ -46,6 +46,9 @@ class Spans(RecordingSink):
     def end_open_spans(self, time_ns: int) -> None:
         self.log.append("open spans ended")
 
+    def begin_close(self) -> None:
+        self.log.append("closing")
+
 
 class Delivery:
     def __init__(self, takes_s: float = 0.0) -> None:
@@ -147,7 +150,7 @@ def test_span_end_stands_behind_the_events_of_its_span() -> None:
     bench.log("after")
     bench.worker.start()
     bench.worker.close(2.0)
-    assert spans.log == ["inside", 7, "after", "open spans ended"]
+    assert spans.log == ["inside", 7, "after", "open spans ended", "closing"]
 
 
 def test_calls_run_on_the_worker_in_the_order_of_the_queue(bench: Bench) -> None:
@@ -224,6 +227,74 @@ def test_worker_that_dies_is_said_and_goes_on_with_nothing_lost() -> None:
     assert bench.worker.close(2.0)
     assert [record.event for record in bomb.records] == ["one", "two", "three"]
     assert "started again" in bench.notices[0]
+
+
+def test_worker_that_dies_while_closing_still_finishes_within_the_bound() -> None:
+    class Fragile(Delivery):
+        async def finish(self, deadline: float) -> None:
+            await super().finish(deadline)
+            if len(self.deadlines) == 1:
+                raise SystemExit("a bug")
+
+    delivery = Fragile()
+    bench = Bench(delivery=delivery)
+    bench.worker.start()
+    bench.log("x")
+    assert bench.worker.close(10.0)
+    assert len(delivery.deadlines) == 2
+    assert bench.worker.events_processed == 1
+
+
+def test_failed_loop_is_tidied_up_before_the_next_one() -> None:
+    log: list[str] = []
+    is_running = threading.Event()
+
+    async def background() -> None:
+        is_running.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            log.append("task ended")
+
+    async def on_loop_lost() -> None:
+        log.append("loop left")
+
+    class Deadly(RecordingSink):
+        def emit(self, record: Record) -> None:
+            if record.event == "deadly":
+                raise SystemExit
+            super().emit(record)
+
+    bench = Bench(sinks=[Deadly()], background=[background], on_loop_lost=on_loop_lost)
+    bench.worker.start()
+    assert is_running.wait(10.0)
+    bench.log("deadly")
+    bench.log("x")
+    assert bench.worker.flush(20.0)
+    assert log == ["task ended", "loop left"]
+    assert bench.worker.close(2.0)
+    assert bench.worker.events_dropped == {"processor": 1}
+
+
+def test_leftovers_are_counted_once_though_the_worker_still_lives() -> None:
+    release = threading.Event()
+
+    class Slow(RecordingSink):
+        def emit(self, record: Record) -> None:
+            super().emit(record)
+            if len(self.records) == 1:
+                release.wait(30.0)
+
+    sink = Slow()
+    bench = Bench(sinks=[sink])
+    bench.worker.start()
+    for _ in range(1000):
+        bench.log("x")
+    assert not bench.worker.close(0.1)
+    release.set()
+    bench.worker._thread.join(30.0)
+    assert bench.worker.events_processed + sum(bench.worker.events_dropped.values()) == 1000
+    assert bench.worker.events_processed == len(sink.records)
 
 
 def test_full_queue_is_said_with_its_count() -> None:

@@ -184,16 +184,16 @@ class MlflowClient:
         except OSError as error:
             return Outcome(Verdict.POISON, cause=f"the file cannot be read: {error.strerror}")
 
-    def forget_loop(self) -> None:
-        """Drop the connection without closing it: its loop is gone."""
-        self._http = None
+    async def leave_loop(self) -> None:
+        """Close the connection; the next request opens another one, on whatever loop it is made."""
+        if self._http is not None:
+            http, self._http = self._http, None
+            await http.aclose()
 
     async def close(self) -> None:
         """Close the connection; every later request fails."""
         self._is_closed = True
-        if self._http is not None:
-            http, self._http = self._http, None
-            await http.aclose()
+        await self.leave_loop()
 
     async def _post(self, route: str, body: Mapping[str, Any], timeout_s: float, api: str = API) -> Outcome:
         encoded = json.dumps(body, allow_nan=False).encode()
