@@ -16,12 +16,13 @@ from trainers.envs import VectorEnv, make_vector_env
 from trainers.rollout import EpisodeSummary
 from trainers.runtime import restart_seed
 
-__all__ = ["Evaluator", "is_evaluation_due", "run_episodes"]
+__all__ = ["ActDeterministic", "Evaluator", "is_evaluation_due", "run_episodes"]
 
 MAX_EPISODE_STEPS: Final = 108_000
 """Half an hour of Atari. A deterministic policy can walk in circles, in a task without a time limit for ever."""
 
-ActDeterministic = Callable[[NDArray[Any]], NDArray[Any]]
+ActDeterministic = Callable[[NDArray[Any], NDArray[np.int_]], NDArray[Any]]
+"""Observations [N, ...], and the steps since each episode began [N] -> actions."""
 
 
 def is_evaluation_due(update: int, eval_interval: int, num_eval_episodes: int) -> bool:
@@ -86,7 +87,7 @@ def run_episodes(
     The first to finish anywhere would be the short ones, and the mean biased.
 
     Args:
-        act: observations [N, ...] -> actions.
+        act: what to do.
         env: N environments; all are reset first.
         num_episodes: how many in all.
         max_episode_steps: after so many steps per episode, on average, unfinished ones count as they stand.
@@ -103,7 +104,7 @@ def run_episodes(
 
     obs_NO = env.reset()
     for _ in range(max_episode_steps * int(quota_N.max())):
-        step = env.step(act(obs_NO))
+        step = env.step(act(obs_NO, length_N))
         obs_NO = step.obs
         return_N += np.where(step.valid, step.score, 0.0)
         length_N += step.valid

@@ -6,13 +6,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from numpy.typing import NDArray
 from torch import nn
 
 from trainers.checkpoint import Stateful
 from trainers.emit import Emitter, Stamp
 from trainers.envs import VectorEnv
-from trainers.evaluation import Evaluator
+from trainers.evaluation import ActDeterministic, Evaluator
 from trainers.progress import ProgressLine
 from trainers.rollout import EpisodeSummary, Policy, RolloutStorage, collect
 from trainers.survival import Survival, unguarded
@@ -43,8 +42,11 @@ class Algorithm(Policy, Stateful, Protocol):
     def make_storage(self, num_envs: int) -> RolloutStorage:
         """Allocate a rollout."""
 
-    def act_deterministic(self, obs_NO: NDArray[Any], /) -> NDArray[Any]:
-        """Choose the best actions known; draw no random numbers."""
+    def deterministic_policy(self) -> ActDeterministic:
+        """The best actions known, for one evaluation: (observations, steps since each episode began) -> actions.
+
+        Draws none of the training's random numbers; those of its own are the same for each evaluation.
+        """
 
     def greedy_policy(self) -> nn.Module:
         """Return a module from observations [B, ...] to the best actions known without search, for export."""
@@ -113,7 +115,7 @@ def train(
                 emitter.actor(stamp, recent := episodes.summary())
                 if evaluator.is_due(update) or (is_last and evaluator.is_enabled):
                     with emitter.span("evaluate"), watch.time("evaluation"):
-                        evaluation = evaluator.evaluate(algorithm.act_deterministic)
+                        evaluation = evaluator.evaluate(algorithm.deterministic_policy())
                     phase = "final" if is_last else "training"
                     emitter.evaluator(stamp, phase, evaluation, watch.milliseconds("evaluation"))
                 emitter.misc(stamp, update=update, progress=update / num_updates, **watch.throughput(num_steps))

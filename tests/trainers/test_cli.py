@@ -149,7 +149,7 @@ OTHER = AlgorithmEntry("other", "Another Algorithm", WiderConfig, never_built)
 
 
 def test_command_line_is_that_of_the_algorithms_own_configuration(capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--search.training-core.gamma", "0.5", "--training-core.num-minibatches", "5", "--seed", "3"]
+    flags = ["--search.training-core.gamma", "0.5", "--training-core.horizon", "5", "--seed", "3"]
     config = arguments_module.parse(flags, OTHER).config
     assert isinstance(config, WiderConfig)
     assert (config.search.training_core.gamma, config.training_core.seed) == (0.5, 3)
@@ -333,9 +333,13 @@ def test_file_that_cannot_be_used_is_code_2_in_one_line(tmp_path: Path, capsys: 
     assert capsys.readouterr().err == expected
 
 
-def test_spo_says_that_it_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
-    assert spo([]) == 3
-    assert capsys.readouterr().err == "spo: SPO is not part of this version. Train with `ppo`.\n"
+def test_task_without_a_simulator_is_code_2_with_the_reason_and_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert spo(["--no-mlflow", "--environment.task", "LunarLander-v3"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(
+        "spo: environment.task: got 'LunarLander-v3'; expected a task with a simulator: no exact model"
+    )
+    assert "Acrobot-v1, " in said
 
 
 def test_missing_extra_is_code_3_with_the_pip_command(
@@ -440,9 +444,9 @@ def test_unexpected_error_keeps_its_traceback_and_fails_the_run(
 def test_closed_terminal_does_not_stop_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     with open(os.devnull) as closed:  # noqa: PTH123 - read-only: writing to it fails
         monkeypatch.setattr(sys, "stderr", closed)
-        assert spo([]) == 3
+        assert spo(["--config", "/nowhere.yaml"]) == 2
     monkeypatch.setattr(sys, "stderr", None)
-    assert spo([]) == 3
+    assert spo(["--config", "/nowhere.yaml"]) == 2
 
 
 # --- processes
@@ -478,8 +482,8 @@ def test_help_loads_neither_torch_nor_envpool() -> None:
 
 
 def test_process_ends_with_the_commands_code() -> None:
-    result = run("-m", "trainers", "spo")
-    assert (result.returncode, result.stdout) == (3, "")
+    result = run("-m", "trainers", "spo", "--config", "/nowhere.yaml")
+    assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.count("\n") == 1
 
 

@@ -144,10 +144,19 @@ def test_export_that_acts_otherwise_is_not_written(
 ) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
+    from torch import nn
+
+    from trainers.networks import GreedyPolicy
     from trainers.ppo import Ppo
 
-    right = Ppo.act_deterministic
-    monkeypatch.setattr(Ppo, "act_deterministic", lambda self, obs: 1 - right(self, obs))
+    right, asked = Ppo.greedy_policy, []
+
+    def right_once(self: Ppo) -> nn.Module:
+        asked.append(self)
+        policy = right(self)
+        return policy if len(asked) == 1 else GreedyPolicy(self.network, lambda params: 1 - params.argmax(-1))
+
+    monkeypatch.setattr(Ppo, "greedy_policy", right_once)
     assert ppo(["export", str(tmp_path / "policy.onnx"), "--checkpoint", str(folder)]) == 2
     assert "Nothing is written" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]

@@ -43,7 +43,7 @@ class ScriptedEnv:
         return Step(obs, paid, *ends, valid, paid, done, {})
 
 
-def first_action(obs_NO: NDArray[np.float32]) -> NDArray[Any]:
+def first_action(obs_NO: NDArray[Any], elapsed_N: NDArray[np.int_]) -> NDArray[Any]:
     return np.zeros(len(obs_NO), np.int64)
 
 
@@ -75,6 +75,18 @@ def test_each_environment_gives_its_first_episodes_not_the_first_to_finish() -> 
 def test_dummy_rows_count_for_nothing() -> None:
     summary = run_episodes(first_action, ScriptedEnv([[3]]), 3)  # type: ignore[arg-type]
     assert summary == (3, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0)
+
+
+def test_policy_is_told_how_long_each_episode_has_lasted() -> None:
+    told = []
+
+    def listen(obs_NO: NDArray[Any], elapsed_N: NDArray[np.int_]) -> NDArray[Any]:
+        told.append(elapsed_N.tolist())
+        return first_action(obs_NO, elapsed_N)
+
+    run_episodes(listen, ScriptedEnv([[2, 1], [4]]), 3)  # type: ignore[arg-type]
+    # at its end an episode has no next step; a dummy row belongs to none
+    assert told == [[0, 0], [1, 1], [0, 2], [0, 3]]
 
 
 def test_truncated_episodes_count() -> None:

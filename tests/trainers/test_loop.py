@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from structlog.testing import capture_logs
 from torch import Tensor, nn
 
@@ -15,7 +14,7 @@ from trainers.divergence import DivergenceGuard
 from trainers.emit import Emitter
 from trainers.envs import VectorEnv, make_vector_env
 from trainers.errors import DivergenceError
-from trainers.evaluation import Evaluator
+from trainers.evaluation import ActDeterministic, Evaluator
 from trainers.loop import Outcome, train
 from trainers.ppo import Ppo
 from trainers.rollout import EpisodeStatistics, RolloutStorage
@@ -50,8 +49,8 @@ class AlwaysLeft:
         storage.action[t, envs] = 0
         return storage.action[t, envs]
 
-    def act_deterministic(self, obs_NO: NDArray[np.float32], /) -> NDArray[Any]:
-        return np.zeros(len(obs_NO), np.int64)
+    def deterministic_policy(self) -> ActDeterministic:
+        return lambda obs, _elapsed: np.zeros(len(obs), np.int64)
 
     def update(self, storage: RolloutStorage, progress: float) -> OneNumber:
         self.num_updates += 1

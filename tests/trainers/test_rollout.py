@@ -62,6 +62,17 @@ def test_storage_holds_what_the_environments_said_over_several_rollouts() -> Non
         assert torch.equal(storage.valid_index, storage.valid.flatten().nonzero().squeeze(1))
 
 
+def test_steps_since_the_beginning_of_each_episode_are_envpools_own() -> None:
+    env, by_hand_env = cart_pole(), cart_pole()
+    storage = storage_for(env)
+    by_hand_env.reset()
+    steps = [by_hand_env.step((np.arange(NUM_ENVS) + t % HORIZON) % 2) for t in range(2 * HORIZON)]
+    expected = [np.zeros(NUM_ENVS), *(step.info["elapsed_step"] for step in steps)]
+    for start in (0, HORIZON):
+        collect(Alternating(), env, storage, EpisodeStatistics(NUM_ENVS))
+        np.testing.assert_array_equal(storage.elapsed.numpy(), np.stack(expected[start : start + HORIZON + 1]))
+
+
 def test_dummy_at_the_seam_of_two_rollouts_is_known() -> None:
     env = make_vector_env("Pendulum-v1", 2, 0, max_episode_steps=4)
     storage = RolloutStorage(env.spec, 4, 2)

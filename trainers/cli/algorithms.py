@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from trainers.config import PpoConfig, RunConfig
+from trainers.config import PpoConfig, RunConfig, SpoConfig
 
 if TYPE_CHECKING:
     from trainers.envs import EnvSpec
@@ -53,6 +53,13 @@ def _build_ppo(spec: "EnvSpec", config: PpoConfig, runtime: "Runtime") -> "Algor
     return Ppo(spec, config, runtime)
 
 
+def _build_spo(spec: "EnvSpec", config: SpoConfig, runtime: "Runtime") -> "Algorithm":
+    from trainers.spo import Spo
+
+    return Spo(spec, config, runtime)
+
+
 ALGORITHMS: Final[dict[str, AlgorithmEntry[Any]]] = {
-    entry.name: entry for entry in [AlgorithmEntry("ppo", "PPO", PpoConfig, _build_ppo)]
+    "ppo": AlgorithmEntry("ppo", "PPO", PpoConfig, _build_ppo),
+    "spo": AlgorithmEntry("spo", "SPO", SpoConfig, _build_spo),
 }

@@ -55,9 +55,6 @@ def _run(command: str, argv: Sequence[str] | None) -> int:
 
 def _dispatch(command: str, argv: Sequence[str]) -> None:
     from trainers.cli.algorithms import ALGORITHMS
-
-    if command not in ALGORITHMS:
-        raise MissingError(f"{command.upper()} is not part of this version. Train with `ppo`.")
     from trainers.cli.signals import handles_signals
 
     algorithm, task = ALGORITHMS[command], argv[0] if argv else ""

@@ -47,7 +47,7 @@ def evaluate(entry: AlgorithmEntry[Any], argv: Sequence[str]) -> None:
     if flags.video is not None:
         require_video(flags.video)
     policy = load_policy(entry, flags.checkpoint, flags.device, min(flags.episodes, MAX_ENVS), flags.seed)
-    summary = run_episodes(policy.algorithm.act_deterministic, policy.env, flags.episodes)
+    summary = run_episodes(policy.algorithm.deterministic_policy(), policy.env, flags.episodes)
     if flags.prints_json:
         print(json.dumps({"checkpoint": str(policy.saved.path), **summary._asdict()}))
     else:

@@ -105,11 +105,14 @@ def _check(policy: "SavedPolicy", file: Path) -> int:
     """
     import numpy as np
     import onnxruntime
+    import torch
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    original = policy.algorithm.greedy_policy().eval()
     obs, num_checked = policy.env.reset(), 0
     for _ in range(CHECK_STEPS):
-        action = policy.algorithm.act_deterministic(obs)
+        with torch.inference_mode():
+            action = original(torch.from_numpy(obs)).numpy()
         (exported,) = session.run(None, {"obs": np.ascontiguousarray(obs)})
         if exported.shape != action.shape or not np.allclose(exported, action, TOLERANCE, TOLERANCE):
             raise CheckpointError(

@@ -72,10 +72,10 @@ def film(policy: SavedPolicy, file: Path, seed: int | None) -> tuple[int, float]
 
 def _episode(policy: SavedPolicy, env: Any) -> Iterator[tuple[NDArray[np.uint8], float]]:
     """The pictures of one episode, each with what the step before it has brought."""
-    obs = env.reset()
+    act, obs = policy.algorithm.deterministic_policy(), env.reset()
     yield env.render()[0], 0.0
-    for _ in range(MAX_FRAMES - 1):
-        step = env.step(policy.algorithm.act_deterministic(obs))
+    for elapsed in range(MAX_FRAMES - 1):
+        step = env.step(act(obs, np.full(1, elapsed)))
         obs = step.obs
         yield env.render()[0], float(step.score[0])
         if step.finished[0]:

@@ -8,6 +8,7 @@ from trainers.config.sections import (
     MAX_SEED,
     ArchitectureConfig,
     CheckpointingConfig,
+    CoreConfig,
     EnvironmentConfig,
     EvaluationConfig,
     HardwareConfig,
@@ -15,12 +16,14 @@ from trainers.config.sections import (
     OptimizationConfig,
     TrainingCoreConfig,
 )
+from trainers.config.spo import SearchConfig, SpoConfig, SpoSection
 
 __all__ = [
     "MAX_SEED",
     "ArchitectureConfig",
     "Change",
     "CheckpointingConfig",
+    "CoreConfig",
     "EnvironmentConfig",
     "EvaluationConfig",
     "HardwareConfig",
@@ -28,6 +31,9 @@ __all__ = [
     "OptimizationConfig",
     "PpoConfig",
     "RunConfig",
+    "SearchConfig",
+    "SpoConfig",
+    "SpoSection",
     "TrainingCoreConfig",
     "changes",
     "dump",

@@ -5,6 +5,7 @@ from typing import ClassVar, Self
 from pydantic import model_validator
 
 from trainers.config.run import RunConfig, impossible
+from trainers.config.sections import TrainingCoreConfig
 
 __all__ = ["PpoConfig"]
 
@@ -12,7 +13,9 @@ __all__ = ["PpoConfig"]
 class PpoConfig(RunConfig):
     """A whole PPO run."""
 
-    ignored_sections: ClassVar[frozenset[str]] = frozenset({"spo"})
+    ignored_sections: ClassVar[frozenset[str]] = frozenset({"search", "spo"})
+
+    training_core: TrainingCoreConfig = TrainingCoreConfig()
 
     @model_validator(mode="after")
     def _splits_into_minibatches(self) -> Self:

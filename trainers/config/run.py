@@ -8,12 +8,12 @@ from pydantic_core import PydanticCustomError
 from trainers.config.sections import (
     ArchitectureConfig,
     CheckpointingConfig,
+    CoreConfig,
     EnvironmentConfig,
     EvaluationConfig,
     HardwareConfig,
     LoggingConfig,
     OptimizationConfig,
-    TrainingCoreConfig,
 )
 
 __all__ = ["RunConfig", "impossible"]
@@ -33,7 +33,7 @@ class RunConfig(BaseModel):
     ignored_sections: ClassVar[frozenset[str]] = frozenset()
 
     environment: EnvironmentConfig = EnvironmentConfig()
-    training_core: TrainingCoreConfig = TrainingCoreConfig()
+    training_core: CoreConfig = CoreConfig()
     optimization: OptimizationConfig = OptimizationConfig()
     architecture: ArchitectureConfig = ArchitectureConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

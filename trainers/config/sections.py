@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 __all__ = [
     "ArchitectureConfig",
     "CheckpointingConfig",
+    "CoreConfig",
     "EnvironmentConfig",
     "EvaluationConfig",
     "HardwareConfig",
@@ -89,8 +90,8 @@ class EnvironmentConfig(Section):
     )
 
 
-class TrainingCoreConfig(Section):
-    """The algorithm: how much is collected, how often it is used, and how far the policy may move."""
+class CoreConfig(Section):
+    """What the algorithms have in common: how much is collected, and how far ahead counts."""
 
     total_timesteps: int = Field(
         default=163_840,
@@ -105,18 +106,6 @@ class TrainingCoreConfig(Section):
         description="Steps per environment between two updates (T). Longer: better credit over time, fewer and staler "
         "updates. Usual: 16 to 2048; T x num_envs is the batch.",
     )
-    num_epochs: int = Field(
-        default=4,
-        ge=1,
-        le=1000,
-        description="Passes over each batch. More: better use of the data, but slower and more likely to "
-        "overstep the clip range. Usual: 3 to 20.",
-    )
-    num_minibatches: int = Field(
-        default=4,
-        ge=1,
-        description="Gradient steps per pass; must divide T x num_envs. More: smaller, noisier steps. Usual: 4 to 32.",
-    )
     gamma: float = Field(
         default=0.98,
         ge=0,
@@ -129,6 +118,29 @@ class TrainingCoreConfig(Section):
         le=1,
         description="Advantage estimation between one step (0: biased, calm) and whole returns (1: unbiased, noisy). "
         "Usual: 0.8 to 0.98.",
+    )
+    seed: int = Field(
+        default=1,
+        ge=0,
+        le=MAX_SEED,
+        description="Seed of every random number of the run but those of the evaluation.",
+    )
+
+
+class TrainingCoreConfig(CoreConfig):
+    """The algorithm: how much is collected, how often it is used, and how far the policy may move."""
+
+    num_epochs: int = Field(
+        default=4,
+        ge=1,
+        le=1000,
+        description="Passes over each batch. More: better use of the data, but slower and more likely to "
+        "overstep the clip range. Usual: 3 to 20.",
+    )
+    num_minibatches: int = Field(
+        default=4,
+        ge=1,
+        description="Gradient steps per pass; must divide T x num_envs. More: smaller, noisier steps. Usual: 4 to 32.",
     )
     clip_coef: float = Field(
         default=0.2,
@@ -162,12 +174,6 @@ class TrainingCoreConfig(Section):
         gt=0,
         description="Stop the passes over a batch once the policy has moved this far. Lower is safer and slower. "
         "Usual: not given, or 0.01 to 0.05.",
-    )
-    seed: int = Field(
-        default=1,
-        ge=0,
-        le=MAX_SEED,
-        description="Seed of every random number of the run but those of the evaluation.",
     )
 
 

@@ -2,8 +2,17 @@
 
 from trainers.envs.group import EnvGroup, Step
 from trainers.envs.limits import longest_episode
-from trainers.envs.registry import make_vector_env
+from trainers.envs.registry import make_vector_env, task_config
 from trainers.envs.spec import ActionSpec, EnvSpec
 from trainers.envs.vector import VectorEnv
 
-__all__ = ["ActionSpec", "EnvGroup", "EnvSpec", "Step", "VectorEnv", "longest_episode", "make_vector_env"]
+__all__ = [
+    "ActionSpec",
+    "EnvGroup",
+    "EnvSpec",
+    "Step",
+    "VectorEnv",
+    "longest_episode",
+    "make_vector_env",
+    "task_config",
+]

@@ -16,7 +16,7 @@ from trainers.envs.spec import read_spec
 from trainers.envs.vector import VectorEnv
 from trainers.errors import ConfigError, MissingError, TaskError
 
-__all__ = ["make_vector_env"]
+__all__ = ["make_vector_env", "task_config"]
 
 _LARGEST_SEED = 2**31 - 1
 _JUMANJI = "envpool.jumanji"
@@ -71,6 +71,16 @@ def make_vector_env(
     require_rendering(task, options or {})
     pools = [_make_pool(task, chosen | {"seed": first}) for first in range(seed, seed + num_envs, size)]
     return VectorEnv([EnvGroup(pool, spec, size, max_episode_steps) for pool in pools], spec)
+
+
+def task_config(
+    task: str, options: Mapping[str, Any] | None = None, max_episode_steps: int | None = None
+) -> dict[str, Any]:
+    """Return envpool's whole configuration of a task, its defaults included; arguments as of `make_vector_env`."""
+    limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
+    chosen = {**_cures(_family(task)), **(options or {}), **limit}
+    config: dict[str, Any] = _envpool_spec(task, chosen).config._asdict()
+    return config
 
 
 def _make_pool(task: str, settings: Mapping[str, Any]) -> Any:

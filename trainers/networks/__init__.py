@@ -2,6 +2,7 @@
 
 from trainers.networks.actor_critic import ActorCritic
 from trainers.networks.encoder import ObsEncoder
+from trainers.networks.greedy import GreedyPolicy
 from trainers.networks.trunks import Activation, Mlp, NatureCnn, linear, tanh
 
-__all__ = ["Activation", "ActorCritic", "Mlp", "NatureCnn", "ObsEncoder", "linear", "tanh"]
+__all__ = ["Activation", "ActorCritic", "GreedyPolicy", "Mlp", "NatureCnn", "ObsEncoder", "linear", "tanh"]

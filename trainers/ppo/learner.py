@@ -3,6 +3,7 @@
 Shapes: T horizon, N envs, S = T + 1, P distribution parameters, G gradient steps, K metrics of each.
 """
 
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -15,14 +16,13 @@ from trainers.config import PpoConfig
 from trainers.distributions import Distribution, make_distribution
 from trainers.envs import EnvSpec
 from trainers.errors import ConfigError, DivergenceError
-from trainers.networks import ActorCritic
+from trainers.networks import ActorCritic, GreedyPolicy
 from trainers.normalize import RewardNormalizer
 from trainers.optim import FlatAdam, linear_anneal
 from trainers.ppo.acting import Actor
 from trainers.ppo.batch import Batch
 from trainers.ppo.losses import Objective, explained_variance
 from trainers.ppo.passes import Passes
-from trainers.ppo.policy import GreedyPolicy
 from trainers.ppo.step import GradientStep
 from trainers.returns import gae
 from trainers.rollout import RolloutStorage
@@ -124,6 +124,10 @@ class Ppo:
         """Sample action t of these environments; no host sync."""
         return self._actor.act(storage, t, envs)
 
+    def deterministic_policy(self) -> Callable[[NDArray[Any], NDArray[np.int_]], NDArray[Any]]:
+        """The most probable actions, whenever they are asked for."""
+        return lambda obs, _elapsed: self.act_deterministic(obs)
+
     @torch.inference_mode()
     def act_deterministic(self, obs_NO: NDArray[Any]) -> NDArray[Any]:
         """The most probable actions, for evaluation; draws no random numbers."""
@@ -132,7 +136,8 @@ class Ppo:
 
     def greedy_policy(self) -> GreedyPolicy:
         """What `act_deterministic` computes, as a module on the same parameters."""
-        return GreedyPolicy(self.network, self._distribution)
+        distribution = self._distribution
+        return GreedyPolicy(self.network, lambda params: distribution.to_env(distribution.mode(params)))
 
     def update(self, storage: RolloutStorage, progress: float) -> UpdateMetrics:
         """Improve the policy and the critic on one rollout.

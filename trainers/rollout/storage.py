@@ -37,6 +37,7 @@ class RolloutStorage:
         reward: float32 [T, N], as the environments pay it.
         terminated, truncated: bool [T, N].
         valid: bool [T, N], false on dummy rows.
+        elapsed: int32 [S, N], steps since the beginning of the episode that observation t belongs to.
         valid_index: int64 [V], positions of the valid rows in the flattened [T * N].
         extras: the algorithm's own arrays.
         row_numbers: int64 [T], 0 to T - 1, for those who must say t on the device.
@@ -65,6 +66,7 @@ class RolloutStorage:
         self.terminated = self._allocate("terminated", rows, torch.bool)
         self.truncated = self._allocate("truncated", rows, torch.bool)
         self.valid = self._allocate("valid", rows, torch.bool)
+        self.elapsed = self._allocate("elapsed", (horizon + 1, num_envs), torch.int32)
         self.valid_index = torch.arange(0, device=self.device)
         action_dtype = torch.float32 if spec.action.kind == "continuous" else torch.int64
         self.action = torch.zeros((*rows, *spec.action.shape), dtype=action_dtype, device=self.device)
@@ -84,8 +86,10 @@ class RolloutStorage:
         """Put the observations that are due into row 0: the last of the previous rollout, or fresh ones."""
         if self._is_primed:
             self._array["obs"][0] = self._array["obs"][-1]
+            self._array["elapsed"][0] = self._array["elapsed"][-1]
         else:
             env.reset(self._array["obs"][0])
+            self._array["elapsed"][0] = 0
         self._send_obs(0, slice(None))
         self._is_primed = True
 
@@ -111,6 +115,7 @@ class RolloutStorage:
         self._array["terminated"][t, envs] = step.terminated
         self._array["truncated"][t, envs] = step.truncated
         self._array["valid"][t, envs] = step.valid
+        self._array["elapsed"][t + 1, envs] = np.where(step.valid, self._array["elapsed"][t, envs] + 1, 0)
         self._score[t, envs] = step.score
         self._finished[t, envs] = step.finished
         self._send_obs(t + 1, envs)
@@ -155,6 +160,7 @@ class RolloutStorage:
         if self._is_staged:
             # a row of the twin is not written again before the read-back of an action has waited for this copy
             self.obs[row, envs].copy_(self._host["obs"][row, envs], non_blocking=True)
+            self.elapsed[row, envs].copy_(self._host["elapsed"][row, envs], non_blocking=True)
 
     def _allocate(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         self._host[name] = self._host_tensor(shape, dtype)

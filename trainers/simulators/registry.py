@@ -71,6 +71,7 @@ def make_simulator(
     config: Mapping[str, Any],
     device: torch.device,
     max_episode_steps: int | None = None,
+    reward_scale: float = 1.0,
 ) -> Simulator:
     """Build the simulator of a task.
 
@@ -80,6 +81,7 @@ def make_simulator(
         config: envpool's configuration of the task, with its defaults.
         device: where the states shall lie.
         max_episode_steps: a limit that is imposed on the task from outside.
+        reward_scale: what rewards are multiplied by.
 
     Raises:
         TaskError: there is no model of it, or none that follows its options.
@@ -97,7 +99,7 @@ def make_simulator(
     limits = [max_episode_steps] if max_episode_steps else []
     if entry.heeds_limit:
         limits.append(config["max_episode_steps"])
-    return Simulator(entry.build(Setting(task, layout, config, device)), min(limits, default=None))
+    return Simulator(entry.build(Setting(task, layout, config, device)), min(limits, default=None), reward_scale)
 
 
 def _unknown(task: str) -> TaskError:

@@ -60,11 +60,13 @@ class Simulator:
     Args:
         model: the task's rules.
         max_episode_steps: where episodes are cut; None for never.
+        reward_scale: what rewards are multiplied by.
     """
 
-    def __init__(self, model: Model, max_episode_steps: int | None) -> None:
+    def __init__(self, model: Model, max_episode_steps: int | None, reward_scale: float = 1.0) -> None:
         self._model = model
         self._limit = max_episode_steps
+        self._reward_scale = reward_scale
 
     @property
     def num_noise(self) -> int:
@@ -92,4 +94,5 @@ class Simulator:
             truncated_B = torch.zeros_like(outcome.terminated)
         else:
             truncated_B = (elapsed_B >= self._limit) & ~outcome.terminated
-        return Transition(State(outcome.state, elapsed_B), outcome.reward, outcome.terminated, truncated_B)
+        reward_B = outcome.reward if self._reward_scale == 1.0 else outcome.reward * self._reward_scale
+        return Transition(State(outcome.state, elapsed_B), reward_B, outcome.terminated, truncated_B)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trainers.spo.policies import SearchPolicy
+from trainers.spo.settings import SearchSettings
 
 __all__ = ["SearchNoise"]
 
@@ -36,22 +37,19 @@ class SearchNoise(NamedTuple):
         cls,
         num_envs: int,
         policy: SearchPolicy,
-        *,
-        num_particles: int,
-        search_depth: int,
+        settings: SearchSettings,
         num_model_noise: int,
-        is_multinomial: bool,
-        explores: bool,
         device: torch.device,
         leading: Sequence[int] = (),
     ) -> "SearchNoise":
         """Make room."""
-        particles = (search_depth, num_envs, num_particles)
-        root = policy.root_noise_shape(num_particles) if explores else (0,)
+        num_particles = settings.num_particles
+        particles = (settings.search_depth, num_envs, num_particles)
+        root = policy.root_noise_shape(num_particles) if settings.root_noise_fraction > 0 else (0,)
         shapes = (
             (*particles, policy.num_noise),
             (*particles, num_model_noise),
-            (search_depth, num_envs, num_particles if is_multinomial else 1),
+            (settings.search_depth, num_envs, num_particles if "resampler" in settings.taken_back else 1),
             (num_envs, *root),
             (num_envs, 1),
         )
@@ -66,6 +64,12 @@ class SearchNoise(NamedTuple):
             policy.draw_root_noise_(self.root, concentration, generator)
         return self
 
-    def at(self, t: int) -> "SearchNoise":
-        """Entry t of the first dimension."""
-        return SearchNoise(*[noise[t] for noise in self])
+    def part(self, t: int, envs: slice) -> "SearchNoise":
+        """What some environments take at step t, where t is the first dimension."""
+        return SearchNoise(
+            self.action[t][:, envs],
+            self.model[t][:, envs],
+            self.resample[t][:, envs],
+            self.root[t][envs],
+            self.readout[t][envs],
+        )

@@ -52,11 +52,17 @@ class SearchPolicy(Protocol):
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:
         """Turn noise into actions, [...] or [..., A]."""
 
+    def mode(self, params: Tensor) -> Tensor:
+        """The most probable action of the policy alone."""
+
     def explore(self, params_NP: Tensor, noise_NKZ: Tensor, root_noise: Tensor, fraction: float) -> Tensor:
         """Draw the K root actions, a fraction of what decides about them being noise; [N, K] or [N, K, A]."""
 
     def log_prob(self, params_BP: Tensor, action_BK: Tensor) -> Tensor:
         """log pi of K actions in each row, but for what does not depend on the parameters; [B, K]."""
+
+    def masses(self, action_NK: Tensor, weight_NK: Tensor) -> Tensor:
+        """The weights of a weighted set's different actions, [N, ...]."""
 
     def best(self, action_NK: Tensor, weight_NK: Tensor) -> Tensor:
         """The one action that stands for a weighted set, without chance, in the environment's form."""
@@ -103,6 +109,10 @@ class DiscretePolicy:
         """Invert the cumulative distribution; a probability of 0 is never chosen."""
         return resample(params.exp(), noise).squeeze(-1)
 
+    def mode(self, params: Tensor) -> Tensor:
+        """The greatest; of equal ones the first."""
+        return params.argmax(-1)
+
     def explore(self, params_NP: Tensor, noise_NKZ: Tensor, root_noise: Tensor, fraction: float) -> Tensor:
         """Draw from the mixture with the Dirichlet noise."""
         params_N1P = self.mixed(params_NP, root_noise, fraction).unsqueeze(1)
@@ -121,17 +131,17 @@ class DiscretePolicy:
         """Look them up."""
         return params_BP.gather(-1, action_BK)
 
-    def best(self, action_NK: Tensor, weight_NK: Tensor) -> Tensor:
-        """The action with the greatest sum of weights; of equal ones the first."""
-        q_NA = self.aggregate(action_NK, weight_NK)
-        is_best_NA = q_NA == q_NA.amax(-1, keepdim=True)
-        order_A = torch.arange(self.num_outputs, device=q_NA.device)
-        return self.to_env(torch.where(is_best_NA, order_A, self.num_outputs).amin(-1))
-
-    def aggregate(self, action_NK: Tensor, weight_NK: Tensor) -> Tensor:
+    def masses(self, action_NK: Tensor, weight_NK: Tensor) -> Tensor:
         """q(a): the sum of the weights of each action; [N, A]."""
         nothing_NA = weight_NK.new_zeros(*weight_NK.shape[:-1], self.num_outputs)
         return nothing_NA.scatter_add(-1, action_NK, weight_NK)
+
+    def best(self, action_NK: Tensor, weight_NK: Tensor) -> Tensor:
+        """The action with the greatest sum of weights; of equal ones the first."""
+        q_NA = self.masses(action_NK, weight_NK)
+        is_best_NA = q_NA == q_NA.amax(-1, keepdim=True)
+        order_A = torch.arange(self.num_outputs, device=q_NA.device)
+        return self.to_env(torch.where(is_best_NA, order_A, self.num_outputs).amin(-1))
 
     def to_env(self, action: Tensor) -> Tensor:
         """Take a joint choice apart."""
@@ -181,6 +191,10 @@ class SquashedGaussianPolicy:
         mean, std = params.chunk(2, -1)
         return torch.addcmul(mean, std, noise)
 
+    def mode(self, params: Tensor) -> Tensor:
+        """The mean: the median of the squashed action, and what noise of 0 draws."""
+        return params.chunk(2, -1)[0]
+
     def explore(self, params_NP: Tensor, noise_NKZ: Tensor, root_noise: Tensor, fraction: float) -> Tensor:
         """Blend the squashed actions with those of the noise."""
         u_NKA = self.sample(params_NP.unsqueeze(1), noise_NKZ)
@@ -194,6 +208,10 @@ class SquashedGaussianPolicy:
         """-sum(z^2 / 2 + log std), z = (u - mean) / std."""
         mean_B1A, std_B1A = (part.unsqueeze(-2) for part in params_BP.chunk(2, -1))
         return -(0.5 * ((action_BKA - mean_B1A) / std_B1A).square() + std_B1A.log()).sum(-1)
+
+    def masses(self, action_NKA: Tensor, weight_NK: Tensor) -> Tensor:
+        """The weights themselves: no two actions are equal."""
+        return weight_NK
 
     def best(self, action_NKA: Tensor, weight_NK: Tensor) -> Tensor:
         """The weighted mean of the squashed actions."""

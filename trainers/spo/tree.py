@@ -65,7 +65,7 @@ def search_tree(
     return SearchResult(
         action=torch.arange(num_actions, device=value_N.device).expand(num_envs, -1),
         weight=weight_NM.view(num_envs, num_actions, -1).sum(-1),
-        advantage=advantage_R.view(num_envs, -1),
+        advantage=torch.where(log_prior_R > -torch.inf, advantage_R, 0.0).view(num_envs, -1),
         log_prior=log_prior_R.view(num_envs, -1),
         value=value_N,
         depths=tuple(depths),

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from trainers.simulators import Simulator, State
@@ -30,6 +31,11 @@ def test_true_end_on_the_last_step_is_termination() -> None:
 def test_without_a_limit_nothing_is_cut() -> None:
     step = Simulator(CartPole(), None).step(state_of(10**6), torch.zeros(1, dtype=torch.int64), NO_NOISE[:1])
     assert not step.truncated.any()
+
+
+def test_rewards_can_be_scaled() -> None:
+    step = Simulator(CartPole(), None, reward_scale=0.1).step(state_of(0), torch.zeros(1, dtype=torch.int64), NO_NOISE)
+    assert step.reward.tolist() == [pytest.approx(0.1)]
 
 
 def test_step_changes_nothing_in_the_state_that_it_starts_from() -> None:

@@ -95,16 +95,7 @@ class World:
 
 
 def draw(policy: SearchPolicy, settings: SearchSettings, num_envs: int, seed: int, model_noise: int = 0) -> SearchNoise:
-    noise = SearchNoise.allocate(
-        num_envs,
-        policy,
-        num_particles=settings.num_particles,
-        search_depth=settings.search_depth,
-        num_model_noise=model_noise,
-        is_multinomial="resampler" in settings.taken_back,
-        explores=settings.root_noise_fraction > 0,
-        device=CPU,
-    )
+    noise = SearchNoise.allocate(num_envs, policy, settings, model_noise, CPU)
     return noise.draw_(policy, settings.root_noise_concentration, torch.Generator().manual_seed(seed))
 
 

@@ -46,7 +46,7 @@ def test_best_choice_has_the_greatest_sum_and_the_lowest_number_among_equals() -
     action = torch.tensor([[3, 1, 3, 0], [2, 1, 2, 1]])
     weight = torch.tensor([[0.3, 0.4, 0.2, 0.1], [0.25, 0.25, 0.25, 0.25]])
     assert policy.best(action, weight).tolist() == [3, 1]
-    torch.testing.assert_close(policy.aggregate(action, weight)[0], torch.tensor([0.1, 0.4, 0, 0.5]))
+    torch.testing.assert_close(policy.masses(action, weight)[0], torch.tensor([0.1, 0.4, 0, 0.5]))
 
 
 def test_log_probabilities_of_choices_are_looked_up() -> None:

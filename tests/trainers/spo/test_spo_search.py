@@ -208,7 +208,7 @@ def test_weights_follow_the_particles_when_these_change_places() -> None:
     torch.testing.assert_close(there.weight[:, order], here.weight)
     assert torch.equal(there.action[:, order], here.action)
     torch.testing.assert_close(
-        world.policy.aggregate(there.action, there.weight), world.policy.aggregate(here.action, here.weight)
+        world.policy.masses(there.action, there.weight), world.policy.masses(here.action, here.weight)
     )
 
 
@@ -229,7 +229,7 @@ def bandit_q(num_particles: int, num_envs: int, seed: int = 0) -> tuple[torch.Te
     settings = SearchSettings(num_particles=num_particles, search_depth=1)
     result = world.search(settings, temperature=0.5, seed=seed)
     exact = (logits[0] + Bandit.REWARD / 0.5).softmax(-1)
-    return world.policy.aggregate(result.action, result.weight), exact
+    return world.policy.masses(result.action, result.weight), exact
 
 
 def test_bandit_tends_to_the_exact_improved_policy() -> None:
@@ -296,7 +296,7 @@ def test_illegal_actions_are_never_drawn_and_get_nothing() -> None:
     world.root_obs = torch.tensor([[1.0, 0, 1, 0], [0, 0, 0, 1], [1, 1, 1, 0]])
     settings = SearchSettings(resampling="ess", root_noise_fraction=0.5, root_noise_concentration=0.3)
     result = world.search(settings)
-    q = world.policy.aggregate(result.action, result.weight)
+    q = world.policy.masses(result.action, result.weight)
     assert (q[world.root_obs == 0] == 0).all()
 
 

@@ -31,7 +31,7 @@ def test_particles_tend_to_the_tree_as_they_grow_in_number() -> None:
     world = World(num_envs=3)
     settings = SearchSettings(num_particles=20_000, search_depth=3, resampling="none")
     drawn, exact = world.search(settings), world.search(settings, function=search_tree)
-    torch.testing.assert_close(world.policy.aggregate(drawn.action, drawn.weight), exact.weight, atol=0.02, rtol=0)
+    torch.testing.assert_close(world.policy.masses(drawn.action, drawn.weight), exact.weight, atol=0.02, rtol=0)
     for sampled, true in zip(drawn.depths, exact.depths, strict=True):
         assert float(sampled.ess_fraction) == pytest.approx(float(true.ess_fraction), abs=0.05)
         assert float(sampled.alive_fraction) == pytest.approx(float(true.alive_fraction), abs=0.02)
@@ -76,7 +76,7 @@ def test_root_noise_enters_the_tree_as_it_enters_the_particles() -> None:
     settings = SearchSettings(num_particles=20_000, search_depth=2, resampling="none", root_noise_fraction=0.6)
     noise = draw(world.policy, settings, world.num_envs, 0)
     drawn, exact = (world.search(settings, noise=noise, function=function) for function in (search, search_tree))
-    torch.testing.assert_close(world.policy.aggregate(drawn.action, drawn.weight), exact.weight, atol=0.02, rtol=0)
+    torch.testing.assert_close(world.policy.masses(drawn.action, drawn.weight), exact.weight, atol=0.02, rtol=0)
     quiet = world.search(dataclasses.replace(settings, root_noise_fraction=0.0), noise=noise, function=search_tree)
     assert not torch.allclose(quiet.weight, exact.weight, atol=0.02)
 

@@ -1,0 +1,267 @@
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from trainers.config import SpoConfig
+from trainers.envs import VectorEnv, make_vector_env
+from trainers.errors import ConfigError, DivergenceError, TaskError
+from trainers.evaluation import run_episodes
+from trainers.rollout import EpisodeStatistics, RolloutStorage, collect
+from trainers.runtime import prepare
+from trainers.spo import Spo
+from trainers.spo.search import search
+from trainers.spo.tree import search_tree
+
+SMALL = {
+    "training_core": {"horizon": 8, "total_timesteps": 512},
+    "architecture": {"hidden_sizes": (16, 16)},
+    "search": {"num_particles": 4, "search_depth": 3},
+    "spo": {"replay_size": 96, "batch_size": 16, "replay_ratio": 2.0},
+}
+
+
+class Parts:
+    """A learner with environments to learn from."""
+
+    def __init__(self, task: str = "CartPole-v1", *, num_groups: int = 1, **changes: Any) -> None:
+        sections = {name: {**SMALL.get(name, {}), **changes.get(name, {})} for name in {*SMALL, *changes}}
+        sections["environment"] = {"task": task, "num_envs": 4, **sections.get("environment", {})}
+        self.config = SpoConfig(**sections)
+        runtime = prepare(self.config.hardware, self.config.training_core.seed)
+        environment = self.config.environment
+        self.env = self.make_env(runtime.seeds.environment, environment.num_envs, num_groups)
+        self.spo = Spo(self.env.spec, self.config, runtime)
+        self.storage = self.spo.make_storage(environment.num_envs)
+        self.episodes = EpisodeStatistics(environment.num_envs)
+
+    def make_env(self, seed: int, num_envs: int, num_groups: int = 1) -> VectorEnv:
+        environment = self.config.environment
+        return make_vector_env(
+            environment.task, num_envs, seed, num_groups=num_groups, max_episode_steps=environment.max_episode_steps
+        )
+
+    def update(self, count: int = 1) -> dict[str, float]:
+        for _ in range(count):
+            collect(self.spo, self.env, self.storage, self.episodes)
+            metrics = self.spo.update(self.storage, 0.0)
+        return metrics._asdict()
+
+
+def weights(spo: Spo) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in spo.network.parameters()])
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "CartPole-v1",
+        "Pendulum-v1",
+        "Maze-v0",
+        "RubiksCube-partly-scrambled-v0",
+        "BinPack-v2",
+        "Game2048-v1",
+        "FrozenLake-v1",
+        "Knapsack-v1",
+        "Hopper-v4",
+    ],
+)
+def test_every_kind_of_task_can_be_learnt_from(task: str) -> None:
+    parts = Parts(task)
+    before = weights(parts.spo)
+    metrics = parts.update(2)
+    assert np.isfinite(list(metrics.values())).all()
+    assert not torch.equal(weights(parts.spo), before)
+    assert metrics["replay_size"] == 64
+    assert metrics["num_gradient_steps"] == 4
+    assert {f"ess_depth_{depth}" for depth in (1, 2, 3)} <= metrics.keys()
+    assert parts.spo.num_updates == 2
+
+
+def test_sequences_can_be_learnt_from() -> None:
+    parts = Parts(spo={"targets": "sequences", "sequence_length": 8, "target_update": 0.01})
+    assert np.isfinite(list(parts.update(3).values())).all()
+
+
+def test_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+    first, same, other = Parts(), Parts(), Parts(training_core={"seed": 2})
+    for parts in (first, same, other):
+        parts.update(3)
+    assert torch.equal(weights(first.spo), weights(same.spo))
+    assert not torch.allclose(weights(first.spo), weights(other.spo))
+
+
+@pytest.mark.parametrize("mode", ["particles", "tree"])
+def test_groups_that_step_in_turns_search_the_same(mode: str) -> None:
+    one, two = (Parts(num_groups=count, search={"mode": mode}) for count in (1, 2))
+    for parts in (one, two):
+        collect(parts.spo, parts.env, parts.storage, parts.episodes)
+    assert torch.equal(one.storage.obs, two.storage.obs)
+    torch.testing.assert_close(one.storage.extras["weight"], two.storage.extras["weight"])
+
+
+def test_executed_action_is_one_of_the_atoms_that_carry_weight() -> None:
+    parts = Parts("Maze-v0")
+    collect(parts.spo, parts.env, parts.storage, parts.episodes)
+    is_same = parts.storage.extras["atom"] == parts.storage.action.unsqueeze(-1)
+    assert (is_same & (parts.storage.extras["weight"] > 0)).any(-1).all()
+
+
+def test_continued_learner_ends_bit_for_bit_where_the_uninterrupted_one_ends() -> None:
+    whole, broken = Parts(), Parts()
+    whole.update(2)
+    broken.update(2)
+    state = copy.deepcopy(broken.spo.state_dict())
+    resumed = Parts()
+    resumed.env, resumed.storage = broken.env, broken.storage
+    resumed.spo.load_state_dict(state)
+    assert whole.update(3) == resumed.update(3)
+    assert torch.equal(weights(whole.spo), weights(resumed.spo))
+    assert resumed.spo.num_updates == 5
+
+
+def test_model_of_a_state_acts_and_nothing_else_is_taken() -> None:
+    trained, fresh = Parts(), Parts(training_core={"seed": 2})
+    trained.update(2)
+    fresh.spo.load_model(copy.deepcopy(trained.spo.state_dict()))
+    obs, elapsed = trained.env.reset(), np.zeros(4, np.int64)
+    np.testing.assert_array_equal(
+        trained.spo.deterministic_policy()(obs, elapsed), fresh.spo.deterministic_policy()(obs, elapsed)
+    )
+    assert fresh.spo.num_updates == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "mode"), [("CartPole-v1", "particles"), ("CartPole-v1", "tree"), ("Pendulum-v1", "auto")]
+)
+def test_evaluation_repeats_itself_and_leaves_the_training_alone(task: str, mode: str) -> None:
+    parts = Parts(task, search={"mode": mode}, environment={"max_episode_steps": 30})
+    parts.update(2)
+    before = copy.deepcopy(parts.spo.state_dict())
+    first, second = (run_episodes(parts.spo.deterministic_policy(), parts.make_env(99, 3), 3) for _ in range(2))
+    assert first == second
+    after = parts.spo.state_dict()
+    assert torch.equal(before["noise_generator"], after["noise_generator"])
+    assert torch.equal(before["minibatch_generator"], after["minibatch_generator"])
+
+
+def test_targets_follow_by_their_share_once_per_update() -> None:
+    parts = Parts(spo={"target_update": 0.25})
+    start = weights(parts.spo)
+    parts.update()
+    target = torch.cat([parameter.flatten() for parameter in parts.spo._target.parameters()])
+    torch.testing.assert_close(target, start + 0.25 * (weights(parts.spo) - start))
+
+
+def test_targets_of_a_whole_rollout_are_the_same_in_both_kinds_of_minibatch() -> None:
+    parts = Parts(spo={"targets": "sequences", "sequence_length": 8})
+    collect(parts.spo, parts.env, parts.storage, parts.episodes)
+    replay = parts.spo._keep(parts.storage)
+    (sequences,) = replay.draw_sequences(1, 50, 8, torch.Generator().manual_seed(0))
+    batch = parts.spo._batches._judge(replay, sequences)
+    cached = parts.spo._batches._value_targets(replay)[sequences.slot, sequences.t, sequences.env].flatten()
+    valid = batch.valid > 0
+    torch.testing.assert_close(batch.value_target[valid], cached[valid])
+
+
+def test_fixed_temperature_stays() -> None:
+    parts = Parts(spo={"adaptive_temperature": False, "init_temperature": 0.7})
+    parts.update(2)
+    assert float(parts.spo._temperature()) == pytest.approx(0.7)
+
+
+def test_rates_fall_to_zero_where_they_are_annealed() -> None:
+    parts = Parts(optimization={"anneal_lr": True, "actor_lr": 1e-3})
+    collect(parts.spo, parts.env, parts.storage, parts.episodes)
+    assert parts.spo.update(parts.storage, 0.75)._asdict()["actor_lr"] == pytest.approx(2.5e-4)
+
+
+def test_running_statistics_of_observations_are_those_of_the_target_networks_too() -> None:
+    parts = Parts("Pendulum-v1", environment={"normalize_obs": True})
+    parts.update()
+    assert parts.spo._target.encoder is parts.spo.network.encoder
+    assert parts.spo.network.encoder.normalizer is not None
+
+
+def test_rewards_are_scaled_for_search_and_critic_alike() -> None:
+    plain, scaled = (Parts("Pendulum-v1", environment={"reward_scale": scale}) for scale in (1.0, 0.1))
+    for parts in (plain, scaled):
+        collect(parts.spo, parts.env, parts.storage, parts.episodes)
+    kept = scaled.spo._keep(scaled.storage).experience.reward[0]
+    torch.testing.assert_close(kept, 0.1 * scaled.storage.reward)
+    # the first searches are of the same futures, and the critic's values in them small beside the rewards
+    ratio = scaled.storage.extras["advantage"][0].mean() / plain.storage.extras["advantage"][0].mean()
+    assert float(ratio) < 0.3
+
+
+def test_number_that_is_not_finite_is_named() -> None:
+    parts = Parts()
+    collect(parts.spo, parts.env, parts.storage, parts.episodes)
+    parts.storage.reward[0, 0] = torch.nan
+    with pytest.raises(DivergenceError, match=r"critic_loss nan.*Lower the learning rates"):
+        parts.spo.update(parts.storage, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "expected"),
+    [
+        ("CartPole-v1", {"num_particles": 16, "search_depth": 4}, search_tree),  # 30 nodes, 64 at most
+        ("CartPole-v1", {"num_particles": 16, "search_depth": 6}, search),  # 126 nodes, 96 at most
+        ("CartPole-v1", {"num_particles": 2, "search_depth": 6, "mode": "tree"}, search_tree),
+        ("CartPole-v1", {"num_particles": 16, "search_depth": 4, "mode": "particles"}, search),
+        ("CartPole-v1", {"num_particles": 16, "search_depth": 4, "reference": ("terminals",)}, search),
+        ("FrozenLake-v1", {"num_particles": 64, "search_depth": 1}, search),  # left to chance
+        ("Pendulum-v1", {"num_particles": 64, "search_depth": 1}, search),
+    ],
+)
+def test_kind_of_search_follows_the_task_and_its_size(task: str, changes: dict[str, Any], expected: Any) -> None:
+    assert Parts(task, search=changes).spo._plan.search is expected
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "message"),
+    [
+        ("FrozenLake-v1", {"mode": "tree"}, "leaves something to chance"),
+        ("RubiksCube-v0", {"mode": "tree", "search_depth": 4}, "111150 nodes .18 actions, depth 4."),
+    ],
+)
+def test_tree_is_refused_where_there_can_be_none(task: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Parts(task, search=changes)
+
+
+def test_task_without_a_simulator_is_refused() -> None:
+    with pytest.raises(TaskError, match="expected a task with a simulator"):
+        Parts("LunarLander-v3")
+
+
+def test_catch_is_learnt_within_some_seconds() -> None:
+    parts = Parts(
+        "Catch-v0",
+        environment={"num_envs": 16},
+        training_core={"horizon": 16},
+        search={"num_particles": 16, "search_depth": 4},
+        spo={"replay_size": 1024, "batch_size": 128, "replay_ratio": 16.0},
+    )
+    parts.update(12)
+    assert run_episodes(parts.spo.deterministic_policy(), parts.make_env(99, 10), 20).mean_return == 1.0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_neither_search_nor_gradient_steps_wait_for_the_gpu() -> None:
+    parts = Parts(hardware={"device": "cuda"})
+    parts.update(2)
+    storage: RolloutStorage = parts.storage
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with torch.inference_mode():
+            parts.spo.begin_rollout(storage)
+            parts.spo.act(storage, 0, slice(None))
+        for batch in parts.spo._batches.draw(parts.spo._keep(storage)):
+            parts.spo._step(batch)
+        parts.spo._follow()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

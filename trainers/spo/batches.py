@@ -1,0 +1,105 @@
+"""From the replay to minibatches, with what the target networks say of their rows.
+
+Cached: the whole replay is judged once per update, and single steps are drawn from it; a gradient step then costs one
+forward and one backward pass of the online networks. In sequences, as in the reference: runs of steps are drawn, and
+judged at each gradient step by the target networks as they are by then.
+Shapes: F filled slots, T horizon, S = T + 1, N environments, X = F * T * N, B rows, L steps of a sequence, P policy
+parameters.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from trainers.config import SpoConfig
+from trainers.networks import ActorCritic
+from trainers.spo.policies import SearchPolicy
+from trainers.spo.replay import Replay, Sequences
+from trainers.spo.step import Batch
+from trainers.spo.targets import discounted_sums, stream_targets
+
+__all__ = ["Batches"]
+
+
+class Batches:
+    """Makes the minibatches of an update.
+
+    Args:
+        target: the target networks.
+        policy: what the actor's outputs mean.
+        config: sizes, discounts, and which kind of minibatch.
+        generator: of the draws.
+    """
+
+    def __init__(
+        self, target: ActorCritic, policy: SearchPolicy, config: SpoConfig, generator: torch.Generator
+    ) -> None:
+        self._target, self._policy, self._config, self._generator = target, policy, config, generator
+        self._gamma, self._gae_lambda = config.training_core.gamma, config.training_core.gae_lambda
+
+    def draw(self, replay: Replay) -> Iterator[Batch]:
+        """Draw the minibatches of one update, in turn: the target networks may change between them."""
+        return self._single_steps(replay) if self._config.spo.targets == "cached" else self._sequences(replay)
+
+    @torch.no_grad()
+    def _single_steps(self, replay: Replay) -> Iterator[Batch]:
+        filled, size = slice(0, replay.num_filled), self._config.spo.batch_size
+        kept = replay.experience
+        action, weight, advantage, log_prior = (part[filled].flatten(0, 2) for part in kept.of_search())
+        obs = replay.obs[filled, :-1].flatten(0, 2)
+        target_X, params_XP = self._value_targets(replay).flatten(), self._params(obs)
+        valid_B = torch.ones(size, device=obs.device)
+        for index_B in replay.draw_steps(self._config.num_gradient_steps, size, self._generator):
+            parts = (obs, action, weight, advantage, log_prior, target_X, params_XP)
+            yield Batch._make([*(part.index_select(0, index_B) for part in parts), valid_B])
+
+    def _value_targets(self, replay: Replay) -> Tensor:
+        """What the critic shall learn of all that is kept; [F, T, N]."""
+        obs, order_F, kept = replay.obs[: replay.num_filled], replay.order(), replay.experience
+        value_FSN = self._target.value(obs.flatten(0, 2)).float().view(obs.shape[:3])
+        ends = (kept.terminated[order_F], kept.truncated[order_F], kept.valid[order_F])
+        in_order = stream_targets(
+            value_FSN[order_F],
+            kept.reward[order_F],
+            *ends,
+            replay.goes_on(),
+            gamma=self._gamma,
+            gae_lambda=self._gae_lambda,
+        )
+        return torch.empty_like(in_order).index_copy_(0, order_F, in_order)
+
+    @torch.no_grad()
+    def _sequences(self, replay: Replay) -> Iterator[Batch]:
+        spo = self._config.spo
+        num_sequences = spo.batch_size // spo.sequence_length
+        drawn = replay.draw_sequences(
+            self._config.num_gradient_steps, num_sequences, spo.sequence_length, self._generator
+        )
+        for sequences in drawn:
+            yield self._judge(replay, sequences)
+
+    def _judge(self, replay: Replay, sequences: Sequences) -> Batch:
+        slot, t, env, goes_on_LB = sequences
+        kept = replay.experience
+        obs, next_obs = (replay.obs[slot, at, env].flatten(0, 1) for at in (t, t + 1))
+        terminated, truncated, valid = (part[slot, t, env] for part in (kept.terminated, kept.truncated, kept.valid))
+        value_LB, next_value_LB = self._target.value(torch.cat([obs, next_obs])).float().view(2, *t.shape)
+        bootstrap_LB = self._gamma * next_value_LB.masked_fill(terminated, 0.0)
+        delta_LB = (kept.reward[slot, t, env] + bootstrap_LB - value_LB).masked_fill(~valid, 0.0)
+        follows_LB = ~(terminated | truncated) & valid & goes_on_LB
+        target_LB = value_LB + discounted_sums(delta_LB, follows_LB.float() * (self._gamma * self._gae_lambda))
+        action, weight, advantage, log_prior = (part[slot, t, env].flatten(0, 1) for part in kept.of_search())
+        return Batch(
+            obs=obs,
+            action=action,
+            weight=weight,
+            advantage=advantage,
+            log_prior=log_prior,
+            value_target=target_LB.flatten(),
+            target_params=self._params(obs),
+            valid=valid.flatten().float(),
+        )
+
+    def _params(self, obs: Tensor) -> Tensor:
+        return self._policy.params(self._target.policy(obs))

@@ -1,0 +1,43 @@
+"""The multipliers of SPO's constraints, as numbers that can be learnt: temperature and alphas, all positive."""
+
+import math
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["Duals"]
+
+LEAST: Final = 1e-8
+"""So that nothing is ever divided by 0."""
+LEAST_RAW: Final = -18.0
+"""softplus of it is 1.5e-8; further down its gradient would be gone for good."""
+
+
+class Duals(nn.Module):
+    """softplus(raw) + 1e-8 of each.
+
+    Args:
+        initial: where each starts, by name, with the number of dimensions that it has.
+    """
+
+    def __init__(self, **initial: tuple[float, int]) -> None:
+        super().__init__()
+        raw = {name: torch.full((size,), _inverse_softplus(value)) for name, (value, size) in initial.items()}
+        self.raw = nn.ParameterDict({name: nn.Parameter(tensor) for name, tensor in raw.items()})
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The multiplier, one number per dimension."""
+        return functional.softplus(self.raw[name]) + LEAST
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Keep what is learnt where it can still be learnt; call it after every step."""
+        for tensor in self.raw.values():
+            tensor.clamp_(min=LEAST_RAW)
+
+
+def _inverse_softplus(value: float) -> float:
+    value -= LEAST
+    return max(value + math.log(-math.expm1(-value)), LEAST_RAW) if value > 0 else LEAST_RAW

@@ -1,0 +1,224 @@
+"""SPO's learner: searches during a rollout, then learns from the replay what searches have found.
+
+Shapes: G gradient steps of an update.
+"""
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainers.config import SpoConfig
+from trainers.envs import EnvSpec
+from trainers.errors import DivergenceError
+from trainers.networks import ActorCritic, GreedyPolicy
+from trainers.optim import FlatAdam, linear_anneal
+from trainers.rollout import RolloutStorage
+from trainers.runtime import Runtime
+from trainers.spo.acting import Actor, DeterministicPolicy, name_statistics
+from trainers.spo.batches import Batches
+from trainers.spo.duals import Duals
+from trainers.spo.replay import Replay
+from trainers.spo.setup import plan_search
+from trainers.spo.step import STEP_METRICS, GradientStep, Optimizers
+
+__all__ = ["Spo", "UpdateMetrics"]
+
+
+class UpdateMetrics:
+    """One update in numbers; those of gradient steps are means over them.
+
+    Args:
+        values: by name.
+    """
+
+    def __init__(self, values: dict[str, float]) -> None:
+        self._values = values
+
+    def _asdict(self) -> dict[str, float]:
+        return self._values
+
+
+class Spo:
+    """Sequential Monte Carlo Policy Optimisation.
+
+    Args:
+        spec: what the environments look like.
+        config: the run's configuration.
+        runtime: device and seeds.
+
+    Attributes:
+        network: the actor and the critic.
+        num_updates: updates made so far; the version of the policy.
+    """
+
+    def __init__(self, spec: EnvSpec, config: SpoConfig, runtime: Runtime) -> None:
+        self.num_updates = 0
+        self._spec, self._config, self._device = spec, config, runtime.device
+        self._plan = plan_search(spec, config.environment, config.search, runtime.device)
+        policy, architecture = self._plan.policy, config.architecture
+        self.network = ActorCritic(
+            spec.obs,
+            policy.num_outputs,
+            hidden_sizes=architecture.hidden_sizes,
+            activation=architecture.activation,
+            normalizes_obs=config.environment.normalize_obs,
+            generator=torch.Generator().manual_seed(runtime.seeds.network),
+        ).to(self._device)
+        self._target = copy.deepcopy(self.network).requires_grad_(False)
+        self._target.encoder = self.network.encoder
+        self._duals = _make_duals(config, policy.action_shape).to(self._device)
+        self._optimizers = self._make_optimizers()
+        self._step = GradientStep(self.network, self._duals, policy, self._optimizers, config.spo)
+        self._noise_generator = torch.Generator(self._device).manual_seed(runtime.seeds.policy)
+        self._minibatch_generator = torch.Generator(self._device).manual_seed(runtime.seeds.minibatch)
+        self._batches = Batches(self._target, policy, config, self._minibatch_generator)
+        self._actor = Actor(self.network, self._plan, lambda function: function, self._noise_generator)
+        self._replay: Replay | None = None
+        self._saved_replay: dict[str, Any] | None = None
+
+    def make_storage(self, num_envs: int) -> RolloutStorage:
+        """Allocate a rollout with room for what searches find."""
+        horizon = self._config.training_core.horizon
+        return RolloutStorage(self._spec, horizon, num_envs, self._device, self._actor.extras())
+
+    def begin_rollout(self, storage: RolloutStorage) -> None:
+        """Draw the noise of every search of the rollout."""
+        self._actor.begin_rollout(storage, self._temperature())
+
+    def act(self, storage: RolloutStorage, t: int, envs: slice) -> Tensor:
+        """Search for action t of these environments; no host sync."""
+        return self._actor.act(storage, t, envs)
+
+    def deterministic_policy(self) -> DeterministicPolicy:
+        """The policy for one evaluation: greedy search; what it draws is always the same."""
+        seed = self._config.evaluation.seed
+        return DeterministicPolicy(self.network, self._plan, self._temperature(), seed, self._device)
+
+    def greedy_policy(self) -> GreedyPolicy:
+        """The actor alone, without search."""
+        policy = self._plan.policy
+        return GreedyPolicy(self.network, lambda outputs: policy.to_env(policy.mode(policy.params(outputs))))
+
+    def update(self, storage: RolloutStorage, progress: float) -> UpdateMetrics:
+        """Keep a rollout, and learn from all that is kept.
+
+        Args:
+            storage: the rollout, collected by search with this policy.
+            progress: how much of the run is over, 0 to 1; drives the learning rates where they are annealed.
+
+        Raises:
+            DivergenceError: a loss or a gradient was not finite. The parameters are spoilt.
+        """
+        rates = self._set_learning_rates(progress)
+        replay = self._keep(storage)
+        follows_each_step = self._config.spo.targets == "sequences"
+        rows_G = []
+        for batch in self._batches.draw(replay):
+            rows_G.append(self._step(batch))
+            if follows_each_step:
+                self._follow()
+        if not follows_each_step:
+            self._follow()
+        # only now: the steps must see observations as the search saw them
+        self.network.encoder.observe(storage.obs[:-1].flatten(0, 1).index_select(0, storage.valid_index))
+        # the one host sync of an update
+        numbers = torch.cat([torch.stack(rows_G).mean(0), self._actor.statistics()]).tolist()
+        self.num_updates += 1
+        values = dict(zip(STEP_METRICS, numbers, strict=False)) | name_statistics(numbers[len(STEP_METRICS) :])
+        self._check_finite(values)
+        values |= {"actor_lr": rates[0], "critic_lr": rates[1], "dual_lr": rates[2]}
+        return UpdateMetrics(values | {"num_gradient_steps": len(rows_G), "replay_size": replay.num_steps})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that an exact continuation needs of the learner."""
+        return {
+            "network": self.network.state_dict(),
+            "target": self._target.state_dict(),
+            "duals": self._duals.state_dict(),
+            "optimizers": {name: part.state_dict() for name, part in self._optimizers._asdict().items()},
+            "replay": self._replay.state_dict() if self._replay else None,
+            "noise_generator": self._noise_generator.get_state(),
+            "minibatch_generator": self._minibatch_generator.get_state(),
+            "num_updates": self.num_updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict` of a learner with the same shapes."""
+        self.network.load_state_dict(state["network"])
+        self._target.load_state_dict(state["target"])
+        self._duals.load_state_dict(state["duals"])
+        for name, part in self._optimizers._asdict().items():
+            part.load_state_dict(state["optimizers"][name])
+        self._saved_replay = state["replay"]
+        self._noise_generator.set_state(state["noise_generator"].cpu())
+        self._minibatch_generator.set_state(state["minibatch_generator"].cpu())
+        self.num_updates = state["num_updates"]
+
+    def load_model(self, state: dict[str, Any]) -> None:
+        """Take what acting needs of a `state_dict`: networks and temperature."""
+        self.network.load_state_dict(state["network"])
+        self._target.load_state_dict(state["target"])
+        self._duals.load_state_dict(state["duals"])
+
+    def _keep(self, storage: RolloutStorage) -> Replay:
+        experience = self._actor.experience(storage, self._config.environment.reward_scale)
+        if self._replay is None:
+            self._replay = Replay(storage.obs, experience, self._config.num_replay_rollouts)
+            if self._saved_replay is not None:
+                self._replay.load_state_dict(self._saved_replay)
+                self._saved_replay = None
+        self._replay.add(storage.obs, experience)
+        return self._replay
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Let the target networks follow: target += share (online - target)."""
+        targets: list[Tensor] = list(self._target.parameters())
+        torch._foreach_lerp_(targets, list(self.network.parameters()), self._config.spo.target_update)
+
+    @torch.no_grad()
+    def _temperature(self) -> Tensor:
+        if not self._config.spo.adaptive_temperature:
+            return torch.tensor(self._config.spo.init_temperature, device=self._device)
+        return self._duals["temperature"].squeeze(0)
+
+    def _make_optimizers(self) -> Optimizers:
+        optimization = self._config.optimization
+        groups = (self.network.actor_parameters(), self.network.critic_parameters(), self._duals.parameters())
+        rates = (optimization.actor_lr, optimization.critic_lr, optimization.dual_lr)
+        return Optimizers._make(
+            FlatAdam([group], [rate], eps=optimization.adam_eps, max_grad_norm=optimization.max_grad_norm)
+            for group, rate in zip(groups, rates, strict=True)
+        )
+
+    def _set_learning_rates(self, progress: float) -> tuple[float, float, float]:
+        optimization = self._config.optimization
+        actor_lr, critic_lr = optimization.actor_lr, optimization.critic_lr
+        if optimization.anneal_lr:
+            actor_lr, critic_lr = linear_anneal(actor_lr, progress), linear_anneal(critic_lr, progress)
+        rates = (actor_lr, critic_lr, optimization.dual_lr)
+        for optimizer, rate in zip(self._optimizers, rates, strict=True):
+            optimizer.set_learning_rates([rate])
+        return rates
+
+    def _check_finite(self, values: dict[str, float]) -> None:
+        wrong = [f"{name} {value}" for name, value in values.items() if not np.isfinite(value)]
+        if wrong:
+            raise DivergenceError(
+                f"update {self.num_updates}: got {', '.join(wrong)}; expected finite numbers. "
+                "Lower the learning rates or optimization.max_grad_norm, or environment.reward_scale."
+            )
+
+
+def _make_duals(config: SpoConfig, action_shape: tuple[int, ...]) -> Duals:
+    spo = config.spo
+    temperature = (spo.init_temperature, 1)
+    if action_shape == ():
+        return Duals(temperature=temperature, alpha=(spo.init_alpha, 1))
+    size = action_shape[0] if spo.per_dim_constraining else 1
+    return Duals(
+        temperature=temperature, alpha_mean=(spo.init_alpha_mean, size), alpha_stddev=(spo.init_alpha_stddev, size)
+    )

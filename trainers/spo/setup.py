@@ -1,0 +1,116 @@
+"""From a task and a configuration to what a search needs: the policy's family, the simulator, the kind of search."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+
+from trainers.config import EnvironmentConfig, SearchConfig
+from trainers.envs import EnvSpec, task_config
+from trainers.errors import ConfigError, TaskError
+from trainers.simulators import Simulator, make_simulator
+from trainers.spo.policies import DiscretePolicy, SearchPolicy, SquashedGaussianPolicy
+from trainers.spo.search import SearchResult, search
+from trainers.spo.settings import SearchSettings
+from trainers.spo.tree import num_nodes, search_tree
+
+__all__ = ["SearchPlan", "plan_search"]
+
+MOST_CHOICES: Final = 4096
+"""Several choices at once are one among all combinations, if these are no more than that."""
+MOST_NODES: Final = 8192
+"""Of a tree that is asked for by name: every node is a row of each environment in every forward pass."""
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What all searches of a run have in common.
+
+    Attributes:
+        policy: the family of the actor's distributions.
+        simulator: the environments' model.
+        settings: the search's sizes and rules.
+        search: `search` or `search_tree`.
+        num_atoms: K, root actions in a result.
+        num_futures: M.
+    """
+
+    policy: SearchPolicy
+    simulator: Simulator
+    settings: SearchSettings
+    search: Callable[..., SearchResult]
+    num_atoms: int
+    num_futures: int
+
+
+def plan_search(
+    spec: EnvSpec, environment: EnvironmentConfig, config: SearchConfig, device: torch.device
+) -> SearchPlan:
+    """Put a search together.
+
+    Raises:
+        TaskError: the task has no simulator, or actions that cannot be searched.
+        ConfigError: a tree is asked for where there can be none.
+        MissingError: the simulator needs a package that is not installed.
+    """
+    limit = environment.max_episode_steps
+    envpool_config = task_config(spec.task, environment.options, limit)
+    simulator = make_simulator(spec.task, spec.obs, envpool_config, device, limit, environment.reward_scale)
+    policy = _make_policy(spec, device)
+    settings = SearchSettings(
+        num_particles=config.num_particles,
+        search_depth=config.search_depth,
+        resampling=config.resampling,
+        resampling_period=config.resampling_period,
+        ess_threshold=config.ess_threshold,
+        search_gamma=config.search_gamma,
+        search_gae_lambda=config.search_gae_lambda,
+        root_noise_fraction=config.root_noise_fraction,
+        root_noise_concentration=config.root_noise_concentration,
+        taken_back=frozenset(config.reference),
+    )
+    if isinstance(policy, DiscretePolicy) and _takes_tree(spec, config, policy, simulator):
+        num_actions = policy.num_outputs
+        return SearchPlan(policy, simulator, settings, search_tree, num_actions, num_actions**config.search_depth)
+    return SearchPlan(policy, simulator, settings, search, config.num_particles, config.num_particles)
+
+
+def _make_policy(spec: EnvSpec, device: torch.device) -> SearchPolicy:
+    action = spec.action
+    if action.kind != "continuous":
+        if (count := math.prod(action.sizes)) > MOST_CHOICES:
+            raise TaskError(
+                f"environment.task: got {spec.task!r}, which has {count} combinations of choices; expected at most "
+                f"{MOST_CHOICES}, since search treats them as one choice. Train with `ppo`."
+            )
+        return DiscretePolicy(action.sizes, is_joint=action.kind == "multi_discrete", device=device)
+    bounds = action.low.reshape(-1).tolist(), action.high.reshape(-1).tolist()
+    if not np.isfinite(bounds).all():
+        raise TaskError(
+            f"environment.task: got {spec.task!r}, whose actions lie in {bounds}; expected finite bounds to squash "
+            "them into. Train with `ppo`."
+        )
+    return SquashedGaussianPolicy(*bounds, device)
+
+
+def _takes_tree(spec: EnvSpec, config: SearchConfig, policy: DiscretePolicy, simulator: Simulator) -> bool:
+    nodes = num_nodes(policy.num_outputs, config.search_depth)
+    is_certain = simulator.num_noise == 0
+    if config.mode == "auto":
+        return is_certain and not config.reference and nodes <= config.num_particles * config.search_depth
+    if config.mode == "particles":
+        return False
+    if not is_certain:
+        raise ConfigError(
+            f"search.mode: got tree for {spec.task}, which leaves something to chance; expected a task that does not. "
+            "Set it to particles."
+        )
+    if nodes > MOST_NODES:
+        raise ConfigError(
+            f"search.mode: got tree, with {nodes} nodes ({policy.num_outputs} actions, depth {config.search_depth}); "
+            f"expected at most {MOST_NODES}. Lower search.search_depth, or set it to particles."
+        )
+    return True
