@@ -31,6 +31,7 @@ RLTELEMETRY: list[set[str]] = [
 TRAINERS: list[set[str]] = [
     {"errors", "observations", "compilation"},
     {"config"},
+    {"ranks"},
     {"runtime"},
     {"returns", "distributions", "optim"},
     {"normalize"},

@@ -6,7 +6,7 @@ that is not known yet is None: a `-` on the console, and no point.
 """
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
@@ -91,16 +91,24 @@ class Emitter:
         algorithm: names the logger, `trainers.<algorithm>`, for filters.
         tracer: opens the spans.
         stored: the last timesteps of each category, in lower case, that the MLflow run has.
+        log: takes the events; structlog's logger for this name if not given.
 
     Attributes:
         emitted: the last timesteps of each category that this process, or one before it, has emitted.
     """
 
-    def __init__(self, algorithm: str, tracer: Tracer, stored: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, algorithm: str, tracer: Tracer, stored: Mapping[str, int] | None = None, log: Any = None
+    ) -> None:
         self.span, self.show_progress = tracer.span, tracer.show_progress
         self._tracer = tracer
         self.emitted = dict(stored or {})
-        self._log = structlog.get_logger(f"trainers.{algorithm}")
+        self._log = log or structlog.get_logger(f"trainers.{algorithm}")
+
+    @classmethod
+    def silent(cls) -> "Emitter":
+        """Return one that says nothing, for all ranks but the first."""
+        return cls("", Silence(), log=Silence())
 
     def commit(self) -> None:
         """Make what was emitted safe from kill -9: a checkpoint says that it has been emitted."""
@@ -144,6 +152,26 @@ class Emitter:
         if stamp.timesteps > self.emitted.get(category.lower(), -1):
             self.emitted[category.lower()] = stamp.timesteps
             self._log.info(event, category=category, **stamp._asdict(), **fields)
+
+
+class Silence:
+    """Telemetry and logger of the ranks that do not talk."""
+
+    def span(self, name: str, /, **inputs: Any) -> AbstractContextManager[None]:
+        """Open nothing."""
+        return nullcontext()
+
+    def commit(self, timeout_s: float) -> bool:
+        """There is nothing to lose."""
+        return True
+
+    def show_progress(self, text: str) -> None:
+        """Show nothing."""
+
+    def info(self, event: str, /, **fields: Any) -> None:
+        """Log nothing."""
+
+    warning = info
 
 
 def _in_order(keys: tuple[str, ...], fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,12 +5,21 @@ TrainersError
  ├─ CheckpointError a checkpoint cannot be used, or its folder not be written           exit code 2
  ├─ TaskError       the task does not exist, or cannot be trained on                  exit code 2
  ├─ MissingError    the machine lacks something: a GPU, a package                     exit code 3
+ ├─ RankLostError   another process of the run is gone                                  exit code 1
  └─ DivergenceError training has produced a number that is not finite                 exit code 1
 """
 
 from typing import ClassVar
 
-__all__ = ["CheckpointError", "ConfigError", "DivergenceError", "MissingError", "TaskError", "TrainersError"]
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DivergenceError",
+    "MissingError",
+    "RankLostError",
+    "TaskError",
+    "TrainersError",
+]
 
 
 class TrainersError(Exception):
@@ -41,6 +50,10 @@ class MissingError(TrainersError):
     """The machine lacks what was asked for: a GPU, an optional package."""
 
     exit_code = 3
+
+
+class RankLostError(TrainersError):
+    """Another process of the run is gone; this one cannot go on without it."""
 
 
 class DivergenceError(TrainersError):

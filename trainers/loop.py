@@ -1,7 +1,7 @@
 """The training loop: collect -> update -> emit -> evaluate -> checkpoint. It knows no algorithm."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -11,9 +11,11 @@ from torch import nn
 from trainers.checkpoint import Stateful
 from trainers.emit import Emitter, Stamp
 from trainers.envs import VectorEnv
+from trainers.errors import DivergenceError
 from trainers.evaluation import ActDeterministic, Evaluator
 from trainers.progress import ProgressLine
-from trainers.rollout import EpisodeSummary, Policy, RolloutStorage, collect
+from trainers.ranks import Ranks
+from trainers.rollout import EpisodeStatistics, EpisodeSummary, Policy, RolloutStorage, collect
 from trainers.survival import Survival, unguarded
 
 __all__ = ["Algorithm", "Metrics", "Outcome", "train"]
@@ -83,7 +85,7 @@ def train(
         SystemExit: the run was asked to stop; it is saved.
     """
     survival = survival or unguarded(algorithm, env)
-    state, keeper = survival.state, survival.keeper
+    state, keeper, ranks = survival.state, survival.keeper, survival.ranks
     episodes, progress = state.episodes, state.progress
     storage = algorithm.make_storage(env.num_envs)
     watch = _Watch()
@@ -103,7 +105,7 @@ def train(
         with emitter.span("update", update=update):
             with survival.guard.around_update(partial(renew_environments, update)):
                 with emitter.span("rollout"), watch.time("rollout"):
-                    num_steps = collect(algorithm, env, storage, episodes)
+                    num_steps = _together(ranks, partial(collect, algorithm, env, storage, episodes))
                 progress.timesteps += num_steps
                 if is_barrier:
                     storage.cut()
@@ -112,7 +114,7 @@ def train(
 
                 stamp = Stamp(progress.timesteps, algorithm.num_updates)
                 emitter.trainer(stamp, metrics._asdict())
-                emitter.actor(stamp, recent := episodes.summary())
+                emitter.actor(stamp, recent := _summary(ranks, episodes))
                 if evaluator.is_due(update) or (is_last and evaluator.is_enabled):
                     with emitter.span("evaluate"), watch.time("evaluation"):
                         evaluation = evaluator.evaluate(algorithm.deterministic_policy())
@@ -123,7 +125,8 @@ def train(
 
             progress.update = update
             progress.training_s += watch.training_s
-            is_stopping = survival.stop.exit_code is not None
+            exit_code = max(ranks.gather(survival.stop.exit_code or 0))
+            is_stopping = exit_code > 0
             if keeper.is_due(update, is_last=is_last, is_stopping=is_stopping):
                 with emitter.span("checkpoint"):
                     emitter.commit()  # a resumed run emits nothing of what came before its checkpoint
@@ -131,12 +134,37 @@ def train(
             else:
                 keeper.remember(state, watch.training_s)
         if is_stopping:
-            raise SystemExit(survival.stop.exit_code)
+            raise SystemExit(exit_code)
         if is_barrier and not is_last:
             renew_environments(update)
             evaluator.renew(update)
     line.close()
     return Outcome(progress.timesteps, watch.elapsed_s, progress.timesteps / progress.training_s, evaluation)
+
+
+def _together(ranks: Ranks, collect: Callable[[], int]) -> int:
+    """Collect on all ranks; returns the steps of all.
+
+    Raises:
+        DivergenceError: in all of them, if one diverges: the others would wait for it in the update.
+    """
+    failure, num_steps = None, 0
+    try:
+        num_steps = collect()
+    except DivergenceError as error:
+        failure = error
+    reports = ranks.gather((num_steps, str(failure or "")))
+    told = next((text for _, text in reports if text), None)
+    if told is not None:
+        raise failure or DivergenceError(told)
+    return sum(steps for steps, _ in reports)
+
+
+def _summary(ranks: Ranks, episodes: EpisodeStatistics) -> EpisodeSummary:
+    """Sum up the last episodes of all ranks."""
+    if ranks.size == 1:
+        return episodes.summary()
+    return EpisodeStatistics.joined(ranks.gather(episodes.state_dict())).summary()
 
 
 class _Watch:

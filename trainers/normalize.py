@@ -5,6 +5,7 @@ nothing waits for it.
 Shapes: V valid rows, F columns, T horizon, N envs.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from trainers.returns import discounted_sum
 
-__all__ = ["ObsNormalizer", "RewardNormalizer", "RunningMoments"]
+__all__ = ["ObsNormalizer", "RewardNormalizer", "RunningMoments", "share_moments"]
 
 OBS_CLIP: Final = 10.0
 """Standard deviations from which an observation is cut."""
@@ -30,6 +31,9 @@ class RunningMoments(nn.Module):
 
     Args:
         shape: of one row.
+
+    Attributes:
+        sum_over_ranks: adds a tensor up over the processes that train together; None in a process alone.
     """
 
     count: Tensor
@@ -38,6 +42,7 @@ class RunningMoments(nn.Module):
 
     def __init__(self, shape: tuple[int, ...] = ()) -> None:
         super().__init__()
+        self.sum_over_ranks: Callable[[Tensor], Tensor] | None = None
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("sum_of_squares", torch.zeros(shape, dtype=torch.float64))
@@ -52,11 +57,12 @@ class RunningMoments(nn.Module):
         """
         rows = rows.double()
         weight = rows.new_ones(len(rows)) if counts is None else counts.double()
-        num_rows = weight.sum()
-        mean = torch.tensordot(weight, rows, 1) / num_rows
+        add_up = self.sum_over_ranks or _as_it_is
+        num_rows = add_up(weight.sum())
+        mean = add_up(torch.tensordot(weight, rows, 1)) / num_rows
         delta = mean - self.mean
         total = self.count + num_rows
-        self.sum_of_squares += torch.tensordot(weight, (rows - mean).square(), 1)
+        self.sum_of_squares += add_up(torch.tensordot(weight, (rows - mean).square(), 1))
         self.sum_of_squares += delta.square() * (self.count * num_rows / total)
         self.mean += delta * (num_rows / total)
         self.count += num_rows
@@ -65,6 +71,13 @@ class RunningMoments(nn.Module):
     def variance(self) -> Tensor:
         """Population variance; 0 before the first row."""
         return self.sum_of_squares / self.count.clamp(min=1.0)
+
+
+def share_moments(module: nn.Module, sum_over_ranks: Callable[[Tensor], Tensor]) -> None:
+    """Let the statistics inside a module count the rows of every process: they stay equal in all of them."""
+    for part in module.modules():
+        if isinstance(part, RunningMoments):
+            part.sum_over_ranks = sum_over_ranks
 
 
 class ObsNormalizer(nn.Module):
@@ -138,3 +151,7 @@ class RewardNormalizer(nn.Module):
         self.discounted_return.copy_(return_TN[-1] * goes_on_TN[-1])
         self.moments.observe(return_TN.flatten(), valid_TN.flatten())
         return (reward_TN / (self.moments.variance + EPS).sqrt()).to(reward_TN.dtype)
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor

@@ -3,7 +3,7 @@
 Shapes: P parameters, all in one row.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import Any, Final
 
@@ -32,6 +32,7 @@ class FlatAdam:
         learning_rates: one for each group.
         eps: Adam's epsilon.
         max_grad_norm: longer gradients, over all groups together, are scaled to this norm.
+        mean_over_ranks: averages a tensor over the processes that train together; None for a process alone.
 
     Source:
         Kingma and Ba 2015, Adam: A Method for Stochastic Optimization, algorithm 1.
@@ -44,9 +45,10 @@ class FlatAdam:
         *,
         eps: float = 1e-5,
         max_grad_norm: float = 0.5,
+        mean_over_ranks: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         members = [list(group) for group in groups]
-        self._eps, self._max_grad_norm = eps, max_grad_norm
+        self._eps, self._max_grad_norm, self._mean_over_ranks = eps, max_grad_norm, mean_over_ranks
         self.parameters = [parameter for group in members for parameter in group]
         with torch.no_grad():
             self._flat_P = torch.cat([parameter.reshape(-1) for parameter in self.parameters])
@@ -80,6 +82,11 @@ class FlatAdam:
         Returns:
             The norm of the gradient before clipping, 0-d.
         """
+        if self._mean_over_ranks is not None:
+            # the loss, too: all must come to the same verdict on it
+            shared = self._mean_over_ranks(torch.cat([gradient_P, loss.reshape(1)]))
+            gradient_P.copy_(shared[:-1])
+            loss = shared[-1]
         norm = clip_grad_norm_(gradient_P, self._max_grad_norm)
         is_finite = torch.isfinite(norm + loss)
         if torch.compiler.is_compiling():

@@ -8,6 +8,7 @@ import torch
 
 from trainers.config import HardwareConfig
 from trainers.errors import MissingError
+from trainers.ranks import ALONE, Ranks, join_ranks, local_rank
 
 __all__ = ["Runtime", "Seeds", "prepare", "resolve_device", "restart_seed", "spawn_seeds"]
 
@@ -29,32 +30,37 @@ class Runtime(NamedTuple):
 
     device: torch.device
     seeds: Seeds
+    ranks: Ranks = ALONE
 
 
 def prepare(hardware: HardwareConfig, seed: int) -> Runtime:
-    """Resolve the device, seed the global generators and set torch's threads and precision.
+    """Resolve the device, meet the other ranks, seed the global generators and set torch's threads and precision.
 
     Raises:
         MissingError: CUDA is asked for and absent.
     """
-    device = resolve_device(hardware.device)
+    device = resolve_device(hardware.device, local_rank())
     torch.set_num_threads(hardware.torch_threads)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32: 10 bits of mantissa are enough for networks
         torch.backends.cudnn.allow_tf32 = True
-    _seed_global_generators(seed)
-    return Runtime(device, spawn_seeds(seed))
+    ranks = join_ranks(device)
+    seeds = spawn_seeds(seed, ranks.rank)
+    _seed_global_generators(seed if ranks.is_first else seeds.policy)
+    return Runtime(device, seeds, ranks)
 
 
-def resolve_device(name: str) -> torch.device:
-    """Turn auto, cpu, cuda or cuda:N into a device that is there.
+def resolve_device(name: str, local_rank: int = 0) -> torch.device:
+    """Turn auto, cpu, cuda or cuda:N into a device that is there; each rank on a machine takes a GPU of its own.
 
     Raises:
         MissingError: CUDA is asked for and absent.
     """
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        return torch.device("cuda" if num_gpus else "cpu")
+        name = "cuda" if num_gpus else "cpu"
+    if name == "cuda" and local_rank:
+        name = f"cuda:{local_rank}"
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= num_gpus:
         raise MissingError(
@@ -64,9 +70,20 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def spawn_seeds(seed: int) -> Seeds:
-    """Derive the seed of each use from the seed of the run."""
-    children = np.random.SeedSequence(seed).spawn(len(Seeds._fields))
+def spawn_seeds(seed: int, rank: int = 0) -> Seeds:
+    """Derive the seed of each use from the seed of the run.
+
+    Ranks agree on the networks, and on the first environment of all; they explore and shuffle each in its own way.
+    """
+    first = _derive(np.random.SeedSequence(seed))
+    if rank == 0:
+        return first
+    own = _derive(np.random.SeedSequence([seed, rank]))
+    return own._replace(environment=first.environment, network=first.network)
+
+
+def _derive(sequence: np.random.SeedSequence) -> Seeds:
+    children = sequence.spawn(len(Seeds._fields))
     return Seeds(*(int(child.generate_state(1)[0]) >> (32 - SEED_BITS) for child in children))
 
 

@@ -8,6 +8,7 @@ from trainers.checkpoint import Keeper, RunState, Stateful
 from trainers.config import RunConfig
 from trainers.divergence import DivergenceGuard
 from trainers.envs import VectorEnv
+from trainers.ranks import ALONE, Ranks
 from trainers.rollout import EpisodeStatistics
 
 __all__ = ["StopRequest", "Survival", "unguarded"]
@@ -31,6 +32,7 @@ class Survival:
         guard: stands around each update.
         stop: asks for an early end.
         renew: makes the environments that follow on an update.
+        ranks: the processes of the run.
     """
 
     state: RunState
@@ -38,6 +40,7 @@ class Survival:
     guard: DivergenceGuard
     stop: StopRequest
     renew: Callable[[int], VectorEnv]
+    ranks: Ranks = ALONE
 
 
 def unguarded(learner: Stateful, env: VectorEnv) -> Survival:

@@ -29,6 +29,7 @@ class Checkpoint:
         episodes: the statistics of finished episodes.
         learner: the algorithm's own state: networks, optimisers, normalisers, generators.
         random: the global generators.
+        ranks: what the other ranks have of their own: episodes, generators.
         telemetry: by what the run goes on in MLflow.
         versions: of the packages that have written it.
     """
@@ -39,6 +40,7 @@ class Checkpoint:
     episodes: dict[str, Any]
     learner: dict[str, Any]
     random: dict[str, Any]
+    ranks: list[dict[str, Any]]
     telemetry: dict[str, Any]
     versions: dict[str, str]
 

@@ -12,6 +12,8 @@ from trainers.checkpoint.contents import Checkpoint, decode, encode
 from trainers.checkpoint.state import RunState
 from trainers.checkpoint.store import CheckpointFolder, newest_good
 from trainers.config import RunConfig
+from trainers.errors import CheckpointError
+from trainers.ranks import ALONE, Ranks
 
 __all__ = ["Keeper"]
 
@@ -22,11 +24,12 @@ class Keeper:
     """Saves one run.
 
     Args:
-        folder: where; None saves nothing.
+        folder: where; None saves nothing, or leaves it to the first rank.
         algorithm: its name.
         config: the run's configuration.
         identify: returns by what the run goes on in MLflow.
         complain: told of checkpoints that could not be saved or read.
+        ranks: all of them take part in a save, and the first one writes.
         slow_update_s: a run whose updates take longer keeps its state in memory, too: it may have to leave within one.
     """
 
@@ -37,6 +40,7 @@ class Keeper:
         config: RunConfig,
         identify: Callable[[], dict[str, Any]],
         complain: Say,
+        ranks: Ranks = ALONE,
         slow_update_s: float = 1.0,
     ) -> None:
         self._folder = folder
@@ -45,6 +49,8 @@ class Keeper:
         self._identify = identify
         self._complain = complain
         self._slow_update_s = slow_update_s
+        self._ranks = ranks
+        self._is_saving = folder is not None or (config.checkpointing.save and not ranks.is_first)
         self._remembered: tuple[int, bytes] | None = None
         self._last_path: Path | None = None
         self._is_failing = False
@@ -56,24 +62,27 @@ class Keeper:
 
     def is_due(self, update: int, *, is_last: bool, is_stopping: bool) -> bool:
         """Return whether to save after `update`, counted from 1."""
-        if self._folder is None:
+        if not self._is_saving:
             return False
         checkpointing = self._config.checkpointing
         return is_last or update % checkpointing.interval == 0 or (is_stopping and not checkpointing.exact)
 
     def is_barrier(self, update: int) -> bool:
         """Return whether the environments start anew after `update`."""
-        exact = self._folder is not None and self._config.checkpointing.exact
+        exact = self._is_saving and self._config.checkpointing.exact
         return exact and update % self._config.checkpointing.interval == 0
 
     def save(self, state: RunState) -> None:
         """Save; a failure is said, and the checkpoints before it stay."""
         self._remembered = None
-        self._write(state.progress.update, self._encode(state))
+        content = self._encode(state)
+        if self._ranks.is_first:
+            self._write(state.progress.update, content)
 
     def remember(self, state: RunState, update_s: float) -> None:
         """Keep a slow run's state in memory, so that it can be saved without waiting for the update under way."""
-        if self._folder is not None and update_s > self._slow_update_s and not self._config.checkpointing.exact:
+        is_possible = self._folder is not None and self._ranks.size == 1  # ranks do not agree on what is slow
+        if is_possible and update_s > self._slow_update_s and not self._config.checkpointing.exact:
             self._remembered = state.progress.update, self._encode(state)
 
     def rescue(self) -> None:
@@ -83,16 +92,22 @@ class Keeper:
             self._remembered = None
 
     def newest(self) -> Checkpoint | None:
-        """Read the newest checkpoint that is whole; None before the first."""
-        if self._folder is None or self._folder.newest_update is None:
-            return None
-        found = newest_good(self._folder.path, self._complain)
-        return decode(found.content, str(found.path))
+        """Read the newest checkpoint that is whole, for all ranks; None if there is none."""
+        content = self._ranks.gather(self._newest_content())[0]
+        return decode(content, "the last checkpoint") if content is not None else None
 
     def close(self) -> None:
         """Give the folder up."""
         if self._folder is not None:
             self._folder.close()
+
+    def _newest_content(self) -> bytes | None:
+        if self._folder is None or self._folder.newest_update is None:
+            return None
+        try:
+            return newest_good(self._folder.path, self._complain).content
+        except CheckpointError:
+            return None
 
     def _encode(self, state: RunState) -> bytes:
         return encode(state.capture(self._algorithm, self._config, self._identify()))

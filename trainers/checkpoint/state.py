@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 from trainers.checkpoint.contents import Checkpoint
 from trainers.checkpoint.random_state import random_state, set_random_state
 from trainers.config import RunConfig
+from trainers.ranks import ALONE, Ranks
 from trainers.rollout import EpisodeStatistics
 
 __all__ = ["Progress", "RunState", "Stateful"]
@@ -21,7 +22,10 @@ class Stateful(Protocol):
     """An algorithm, as far as a checkpoint is concerned."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that an exact continuation needs: tensors, numbers, texts, and lists and dicts of these."""
+        """Everything that an exact continuation needs: tensors, numbers, texts, and lists and dicts of these.
+
+        Ranks have it in common, but for the keys that end in `_generator`.
+        """
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
         """Continue from a `state_dict`; the environments start new episodes."""
@@ -49,23 +53,35 @@ class RunState:
     learner: Stateful
     episodes: EpisodeStatistics
     progress: Progress = field(default_factory=Progress)
+    ranks: Ranks = ALONE
 
     def capture(self, algorithm: str, config: RunConfig, telemetry: dict[str, Any]) -> Checkpoint:
-        """Return everything as it stands, between two updates."""
+        """Return everything as it stands, between two updates; called by all ranks."""
+        learner, episodes, random = self.learner.state_dict(), self.episodes.state_dict(), random_state()
+        own = {"learner": _generators(learner), "episodes": episodes, "random": random}
         return Checkpoint(
             algorithm=algorithm,
             config=config.model_dump(mode="json"),
             progress=dict(vars(self.progress)),
-            episodes=self.episodes.state_dict(),
-            learner=self.learner.state_dict(),
-            random=random_state(),
+            episodes=episodes,
+            learner=learner,
+            random=random,
+            ranks=self.ranks.gather(own)[1:],
             telemetry=telemetry,
             versions={package: version(package) for package in PACKAGES},
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from there."""
-        self.learner.load_state_dict(checkpoint.learner)
-        self.episodes.load_state_dict(checkpoint.episodes)
+        """Go on from there. A rank that was not there then has its fresh generators, and no episodes."""
         self.progress = Progress(**checkpoint.progress)
-        set_random_state(checkpoint.random)
+        if self.ranks.rank > len(checkpoint.ranks):
+            self.learner.load_state_dict(checkpoint.learner | _generators(self.learner.state_dict()))
+            return
+        own = checkpoint.ranks[self.ranks.rank - 1] if self.ranks.rank else vars(checkpoint)
+        self.learner.load_state_dict(checkpoint.learner | own["learner"])
+        self.episodes.load_state_dict(own["episodes"])
+        set_random_state(own["random"])
+
+
+def _generators(learner: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in learner.items() if key.endswith("_generator")}

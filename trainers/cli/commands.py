@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from trainers.cli.screen import say
+from trainers.cli.screen import complain, is_first_rank, say
 from trainers.errors import MissingError, TrainersError
 
 if TYPE_CHECKING:
@@ -43,13 +43,13 @@ def _run(command: str, argv: Sequence[str] | None) -> int:
         _dispatch(command, sys.argv[1:] if argv is None else argv)
         return 0
     except (TrainersError, SettingsError) as error:
-        say(f"{command}: {error}")
+        complain(f"{command}: {error}")
         return error.exit_code
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRA:
             raise
-        say(f"{command}: {package} is not installed. Install it: pip install 'rltelemetry[trainers]'")
+        complain(f"{command}: {package} is not installed. Install it: pip install 'rltelemetry[trainers]'")
         return MissingError.exit_code
 
 
@@ -73,11 +73,13 @@ def _dispatch(command: str, argv: Sequence[str]) -> None:
 
 def _train(algorithm: "AlgorithmEntry[Any]", argv: Sequence[str], interruption: "Interruption") -> None:
     from trainers.cli.arguments import parse
-    from trainers.cli.telemetry import choose_server, telemetry_fields
+    from trainers.cli.telemetry import Choice, choose_server, telemetry_fields
 
     arguments = parse(argv, algorithm)
     fields = telemetry_fields(algorithm.name, arguments, os.environ)
-    server = choose_server(fields, os.environ, (lambda _: None) if arguments.is_quiet else say)
+    server = Choice()
+    if is_first_rank():
+        server = choose_server(fields, os.environ, (lambda _: None) if arguments.is_quiet else say)
 
     from trainers.cli.training import train_algorithm
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any, TypeVar
 
 import rltelemetry
@@ -16,7 +17,6 @@ from trainers.cli.telemetry import EMITTED, steps_already_there
 from trainers.config import RunConfig
 from trainers.divergence import DivergenceGuard
 from trainers.emit import Emitter
-from trainers.errors import CheckpointError
 from trainers.loop import Outcome, train
 from trainers.survival import Survival
 
@@ -46,6 +46,21 @@ def train_algorithm(
         SystemExit: a signal has asked for it; the run is saved.
     """
     parts = assemble(entry, arguments)
+    with closing(parts.runtime.ranks) as ranks:
+        if ranks.is_first:
+            return _train_and_talk(entry, arguments, telemetry_fields, patience_s, interruption, parts)
+        return _train(parts, arguments.config, entry.name, None, None, Emitter.silent(), interruption)
+
+
+def _train_and_talk(
+    entry: AlgorithmEntry[ConfigT],
+    arguments: Arguments[ConfigT],
+    telemetry_fields: Mapping[str, Any],
+    patience_s: float,
+    interruption: Interruption,
+    parts: Parts,
+) -> Outcome:
+    """Train as the first rank, or alone: with telemetry and checkpoints."""
     with checkpoint_folder(entry.name, arguments) as folder:
         stored = steps_already_there(telemetry_fields, arguments.saved)
         fields = {**telemetry_fields, "system_metrics_first_step": stored.get("system", -1) + 1}
@@ -63,16 +78,18 @@ def _train(
     config: RunConfig,
     name: str,
     folder: CheckpointFolder | None,
-    telemetry: Telemetry,
+    telemetry: Telemetry | None,
     emitter: Emitter,
     interruption: Interruption,
 ) -> Outcome:
-    def identify() -> dict[str, Any]:
-        return {"run_id": telemetry.run_id, "client_uuid": telemetry.client_uuid}
+    ranks = parts.runtime.ranks
 
-    keeper = Keeper(folder, name, config, identify, emitter.complain, PATIENCE_S)
+    def identify() -> dict[str, Any]:
+        return {"run_id": telemetry.run_id, "client_uuid": telemetry.client_uuid} if telemetry else {}
+
+    keeper = Keeper(folder, name, config, identify, emitter.complain, ranks, PATIENCE_S)
     guard = DivergenceGuard(config.checkpointing.on_divergence, lambda: _go_back(keeper, parts), emitter.complain)
-    survival = Survival(parts.state, keeper, guard, interruption, parts.renew)
+    survival = Survival(parts.state, keeper, guard, interruption, parts.renew, ranks)
     try:
         with interruption.patiently():
             outcome = train(parts.algorithm, parts.env, parts.evaluator, emitter, config.num_updates, survival)
@@ -90,10 +107,7 @@ def _train(
 
 def _go_back(keeper: Keeper, parts: Parts) -> bool:
     """Put the learner of the last checkpoint back; False if there is none that can be read."""
-    try:
-        checkpoint = keeper.newest()
-    except CheckpointError:
-        return False
+    checkpoint = keeper.newest()
     if checkpoint is not None:
         parts.algorithm.load_state_dict(checkpoint.learner)
     return checkpoint is not None

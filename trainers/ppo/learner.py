@@ -17,7 +17,7 @@ from trainers.distributions import Distribution, make_distribution
 from trainers.envs import EnvSpec
 from trainers.errors import ConfigError, DivergenceError
 from trainers.networks import ActorCritic, GreedyPolicy
-from trainers.normalize import RewardNormalizer
+from trainers.normalize import RewardNormalizer, share_moments
 from trainers.optim import FlatAdam, linear_anneal
 from trainers.ppo.acting import Actor
 from trainers.ppo.batch import Batch
@@ -67,6 +67,8 @@ class Ppo:
 
     def __init__(self, spec: EnvSpec, config: PpoConfig, runtime: Runtime) -> None:
         self.num_updates = 0
+        self._ranks = ranks = runtime.ranks
+        mean_over_ranks = ranks.mean if ranks.size > 1 else None
         self._spec, self._device = spec, runtime.device
         self._core, self._optimization = config.training_core, config.optimization
         self._environment, architecture = config.environment, config.architecture
@@ -88,6 +90,7 @@ class Ppo:
             self._learning_rates(0.0),
             eps=self._optimization.adam_eps,
             max_grad_norm=self._optimization.max_grad_norm,
+            mean_over_ranks=mean_over_ranks,
         )
         self._reward_normalizer = RewardNormalizer(config.environment.num_envs, self._core.gamma).to(self._device)
         self._noise_generator = torch.Generator(self._device).manual_seed(runtime.seeds.policy)
@@ -96,10 +99,19 @@ class Ppo:
         mode = resolve_compile(hardware.compile, self._device, core.total_timesteps, is_image=spec.obs.is_image)
         # reduce-overhead makes graphs of its own
         uses_graphs = self._device.type == "cuda" and hardware.cuda_graphs and mode != "reduce-overhead"
+        if ranks.size > 1:  # the ranks talk to each other inside a gradient step, which neither can hold
+            mode, uses_graphs = "none", False
+            share_moments(self.network, ranks.sum)
+            share_moments(self._reward_normalizer, ranks.sum)
         self._actor = Actor(self.network, self._distribution, mode=mode, device=self._device, uses_graphs=uses_graphs)
         self._estimate = compiled(self._estimate_plain, mode, self._device)
         objective = Objective(
-            core.clip_coef, core.clip_value_loss, core.value_coef, core.entropy_coef, core.normalize_advantage
+            core.clip_coef,
+            core.clip_value_loss,
+            core.value_coef,
+            core.entropy_coef,
+            core.normalize_advantage,
+            mean_over_ranks,
         )
         self._passes = Passes(
             GradientStep(self.network, self._distribution, objective, self._optimizer),
@@ -110,6 +122,7 @@ class Ppo:
             mode=mode,
             device=self._device,
             uses_graphs=uses_graphs,
+            mean_over_ranks=ranks.mean,
         )
 
     def make_storage(self, num_envs: int) -> RolloutStorage:
@@ -159,7 +172,7 @@ class Ppo:
         if self._environment.normalize_obs:
             self.network.encoder.observe(batch.obs.index_select(0, storage.valid_index))
         # the one host sync of an update
-        values = torch.cat([metrics_GK.mean(0), explained.unsqueeze(0)]).tolist()
+        values = self._ranks.mean(torch.cat([metrics_GK.mean(0), explained.unsqueeze(0)])).tolist()
         self.num_updates += 1
         metrics = UpdateMetrics._make([*values, *rates, len(metrics_GK)])
         self._check_finite(metrics)
@@ -180,7 +193,10 @@ class Ppo:
         """Continue from a `state_dict` of a learner with the same shapes."""
         self.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._reward_normalizer.load_state_dict(state["reward_normalizer"])
+        returns = {"discounted_return": self._reward_normalizer.discounted_return}
+        had_as_many_envs = state["reward_normalizer"]["discounted_return"].shape == returns["discounted_return"].shape
+        # another number of ranks: what is under way in each environment is its own, and starts anew
+        self._reward_normalizer.load_state_dict(state["reward_normalizer"] | ({} if had_as_many_envs else returns))
         self._noise_generator.set_state(state["noise_generator"].cpu())
         self._minibatch_generator.set_state(state["minibatch_generator"].cpu())
         self.num_updates = state["num_updates"]

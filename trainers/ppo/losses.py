@@ -5,6 +5,7 @@ rows of weight 0: every mean is then the weighted one.
 Shapes: B minibatch, K metrics.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -40,6 +41,7 @@ class Objective:
         value_coef: weight of the critic.
         entropy_coef: weight of the entropy.
         normalize_advantage: per minibatch.
+        mean_over_ranks: averages a tensor over the processes that share a minibatch; None for a process alone.
     """
 
     clip_coef: float
@@ -47,6 +49,7 @@ class Objective:
     value_coef: float
     entropy_coef: float
     normalize_advantage: bool
+    mean_over_ranks: Callable[[Tensor], Tensor] | None = None
 
     def __call__(
         self,
@@ -59,7 +62,9 @@ class Objective:
         weight_B: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the loss, and the METRICS [K] without gradient."""
-        scaled_B = normalize(advantage_B, weight_B) if self.normalize_advantage else advantage_B
+        scaled_B = advantage_B
+        if self.normalize_advantage:
+            scaled_B = normalize(advantage_B, weight_B, self.mean_over_ranks)
         actor = actor_loss(log_prob_B, old_log_prob_B, scaled_B, self.clip_coef, weight_B)
         clip_coef = self.clip_coef if self.clip_value_loss else None
         critic = critic_loss(value_B, old_value_B, advantage_B + old_value_B, clip_coef, weight_B)
@@ -128,13 +133,18 @@ def critic_loss(
     return 0.5 * _mean(error_B, weight_B)
 
 
-def normalize(advantage_B: Tensor, weight_B: Tensor | None = None) -> Tensor:
+def normalize(
+    advantage_B: Tensor,
+    weight_B: Tensor | None = None,
+    mean_over_ranks: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Shift and scale to mean 0 and population standard deviation 1; equal advantages become 0."""
-    if weight_B is None:
+    if weight_B is None and mean_over_ranks is None:
         std, mean = torch.std_mean(advantage_B, correction=0)
     else:
-        mean = _mean(advantage_B, weight_B)
-        std = _mean((advantage_B - mean).square(), weight_B).sqrt()
+        average = mean_over_ranks or _as_it_is
+        mean = average(_mean(advantage_B, weight_B))
+        std = average(_mean((advantage_B - mean).square(), weight_B)).sqrt()
     return (advantage_B - mean) / (std + _EPS)
 
 
@@ -147,3 +157,7 @@ def explained_variance(value_B: Tensor, target_B: Tensor) -> Tensor:
 
 def _mean(x_B: Tensor, weight_B: Tensor | None) -> Tensor:
     return x_B.mean() if weight_B is None else (x_B * weight_B).sum() / weight_B.sum()
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor

@@ -3,7 +3,7 @@
 Shapes: B rows of a minibatch, M minibatches of a pass, G gradient steps, K metrics.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ class Passes:
         mode: how to compile the step.
         device: of the batch.
         uses_graphs: capture the step as a CUDA graph.
+        mean_over_ranks: averages a tensor over the processes that train together.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class Passes:
         mode: CompileMode,
         device: torch.device,
         uses_graphs: bool,
+        mean_over_ranks: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     ) -> None:
+        self._mean_over_ranks = mean_over_ranks
         self._step, self._mode, self._uses_graphs = step, mode, uses_graphs
         self._num_epochs, self._num_minibatches, self._target_kl = num_epochs, num_minibatches, target_kl
         self._num_rows = batch_size // num_minibatches
@@ -94,4 +97,6 @@ class Passes:
 
     def _has_moved_too_far(self, rows: list[Tensor]) -> bool:
         """A host sync, and only paid where target_kl is set."""
-        return self._target_kl is not None and float(torch.stack(rows)[:, KL].mean()) > self._target_kl
+        if self._target_kl is None:
+            return False
+        return float(self._mean_over_ranks(torch.stack(rows)[:, KL].mean())) > self._target_kl

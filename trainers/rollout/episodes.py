@@ -4,6 +4,7 @@ Shapes: T horizon, N envs.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,6 +67,15 @@ class EpisodeStatistics:
             *(float(of(returns)) for of in (np.mean, np.min, np.max)),
             *(float(of(lengths)) for of in (np.mean, np.min, np.max)),
         )
+
+    @classmethod
+    def joined(cls, states: Sequence[dict[str, Any]]) -> "EpisodeStatistics":
+        """Return the finished episodes of several processes, given their `state_dict`s."""
+        everything = cls(1, window=sum(len(state["returns"]) for state in states))
+        everything.returns.extend(value for state in states for value in state["returns"])
+        everything.lengths.extend(value for state in states for value in state["lengths"])
+        everything.num_finished = sum(state["num_finished"] for state in states)
+        return everything
 
     def drop_unfinished(self) -> None:
         """Forget the episodes under way: their environments start anew."""
