@@ -4,8 +4,11 @@ The packages are installed with uv where it is there and with pip otherwise. tor
 (.ci/constraints.txt) unless this is a machine with an NVIDIA GPU, or RLTELEMETRY_GPU=1 says so.
 """
 
+import itertools
 import os
 import shutil
+import sys
+from pathlib import Path
 
 import nox
 
@@ -78,8 +81,22 @@ def telemetry(session: nox.Session) -> None:
 
 
 @nox.session
+def peers(session: nox.Session) -> None:
+    """Install the trainers that ours is compared with, in an environment of their own."""
+    session.install(*CONSTRAINTS, "stable-baselines3", "envpool", "gymnasium", "mujoco", "ninja")
+    # it asks for another build of torch; what else it needs is little
+    session.install("--no-deps", "pufferlib-core")
+    session.install(*CONSTRAINTS, "rich", "rich-argparse", "psutil", "setuptools", "nvidia-ml-py", "pyro-ppl")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks, beside their peers: `nox -s bench -- log_call`."""
-    install(session, "all", packages=("tensorboard", "wandb"))
-    for name in session.posargs or ["log_call", "rollout"]:
-        session.run("python", f"benchmarks/{name}.py", env=ONE_THREAD)
+    """Run benchmarks, beside their peers: `nox -s bench -- log_call`, `nox -s bench -- ppo --cases pong-16x32`."""
+    install(session, "all", packages=("tensorboard", "wandb", "matplotlib"))
+    names = list(itertools.takewhile(lambda word: not word.startswith("-"), session.posargs))
+    arguments, env = session.posargs[len(names) :], dict(ONE_THREAD)
+    if "ppo" in names:
+        session.run(sys.executable, "-m", "nox", "-s", "peers", external=True)
+        env["PEERS_PYTHON"] = str(Path(session.virtualenv.location).resolve().parent / "peers" / "bin" / "python")
+    for name in names or ["log_call", "rollout"]:
+        session.run("python", f"benchmarks/{name}.py", *arguments, env=env)
