@@ -31,7 +31,7 @@ def keeper(
 ) -> Keeper:
     config = PpoConfig(checkpointing=CheckpointingConfig(**settings))
     complain = pytest.fail if complaints is None else complaints.append
-    return Keeper(folder, "ppo", config, dict, complain, slow_update_s)
+    return Keeper(folder, "ppo", config, dict, complain, slow_update_s=slow_update_s)
 
 
 def after(update: int) -> RunState:
