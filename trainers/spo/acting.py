@@ -1,33 +1,32 @@
 """How SPO acts: a search at every step, in training and in evaluation.
 
-Shapes: T horizon, H depth, N environments, K atoms, M futures, A action dimensions.
+Shapes: T horizon, H depth, N environments, K atoms, M futures, X numbers of a finding.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainers.compilation import CompileMode, GraphedCall, compiled
 from trainers.networks import ActorCritic
 from trainers.rollout import RolloutStorage
 from trainers.spo.noise import SearchNoise
 from trainers.spo.replay import Experience
-from trainers.spo.search import Depth
+from trainers.spo.search import Depth, SearchResult
 from trainers.spo.setup import SearchPlan
 from trainers.spo.weights import entropy, resample
 
 __all__ = ["Actor", "DeterministicPolicy", "name_statistics"]
 
-EXTRAS: Final = ("atom", "weight", "advantage", "log_prior")
-"""What a rollout keeps of each search."""
 
-
-class _Look(NamedTuple):
-    """One search of many environments, and what comes of it."""
+class _Finding(NamedTuple):
+    """What a rollout keeps of each search: in one tensor, which can be captured as an output and written at once."""
 
     atom: Tensor
     weight: Tensor
@@ -36,6 +35,10 @@ class _Look(NamedTuple):
     executed: Tensor
     statistics: Tensor
 
+    def pack(self) -> Tensor:
+        """[N, ...] each -> float32 [N, X]."""
+        return torch.cat([part.flatten(1).float() for part in self], 1)
+
 
 class Actor:
     """Searches in rollouts.
@@ -43,98 +46,113 @@ class Actor:
     Args:
         network: the online actor and critic.
         plan: what all searches have in common.
-        compile_: makes a function of tensors faster.
         generator: of the noise.
+        mode: how to compile a search.
+        uses_graphs: capture searches as CUDA graphs.
     """
 
     def __init__(
         self,
         network: ActorCritic,
         plan: SearchPlan,
-        compile_: Callable[[Callable[..., _Look]], Callable[..., _Look]],
         generator: torch.Generator,
+        *,
+        mode: CompileMode,
+        uses_graphs: bool,
     ) -> None:
         self._network, self._plan, self._generator = network, plan, generator
-        self._look = compile_(self._look_plainly)
+        device = generator.device
+        # a simulator on the host can be neither compiled nor captured
+        is_free = not plan.simulator.is_on_host
+        self._look = compiled(self._look_plain, mode if is_free else "none", device)
+        self._uses_graphs = uses_graphs and is_free
+        self._graphs: dict[int, GraphedCall] = {}
         self._noise: SearchNoise | None = None
-        self._temperature = torch.ones((), device=generator.device)
-        self._statistics: list[Tensor] = []
+        self._temperature = torch.ones((), device=device)
 
-    def extras(self) -> dict[str, tuple[int, ...]]:
-        """What the storage must have room for."""
-        num_atoms, num_futures = self._plan.num_atoms, self._plan.num_futures
-        shapes = ((num_atoms, *self._plan.policy.action_shape), (num_atoms,), (num_futures,), (num_futures,))
-        return dict(zip(EXTRAS, shapes, strict=True))
+    def extras(self, action_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """What the storage must have room for.
+
+        Args:
+            action_shape: of an environment's action.
+        """
+        return {"finding": (sum(math.prod(shape) for shape in self._shapes(action_shape)),)}
 
     def begin_rollout(self, storage: RolloutStorage, temperature: Tensor) -> None:
         """Draw the noise of every search of the rollout."""
-        plan = self._plan
-        if self._noise is None or self._noise.readout.shape[:2] != (storage.horizon, storage.num_envs):
-            self._noise = SearchNoise.allocate(
-                storage.num_envs,
-                plan.policy,
-                plan.settings,
-                plan.simulator.num_noise,
-                storage.device,
-                leading=(storage.horizon,),
-            )
+        plan, leading = self._plan, (storage.horizon,)
+        if self._noise is None or self._noise.readout.shape[:2] != (*leading, storage.num_envs):
+            sizes = (plan.settings, plan.simulator.num_noise, storage.device, leading)
+            self._noise = SearchNoise.allocate(storage.num_envs, plan.policy, *sizes)
         self._noise.draw_(plan.policy, plan.settings.root_noise_concentration, self._generator)
         self._temperature.copy_(temperature)
-        self._statistics = []
 
     def act(self, storage: RolloutStorage, t: int, envs: slice) -> Tensor:
         """Search, keep what was found, and draw the action from it; no host sync."""
         assert self._noise is not None
-        noise = self._noise.part(t, envs)
-        look = self._look(storage.obs[t, envs], storage.elapsed[t, envs], self._temperature, *noise)
-        for name, part in zip(EXTRAS, look, strict=False):
-            storage.extras[name][t, envs] = part
-        storage.action[t, envs] = look.executed
-        self._statistics.append(look.statistics)
-        return look.executed
+        inputs = (storage.obs[t, envs], storage.elapsed[t, envs], self._temperature, *self._noise.part(t, envs))
+        look: Callable[..., Tensor] = self._look
+        if self._uses_graphs:
+            look = self._graphs.setdefault(envs.start or 0, GraphedCall(self._look))
+        finding_NX = look(*inputs)
+        storage.extras["finding"][t, envs] = finding_NX
+        executed = self._split(finding_NX, storage).executed.to(storage.action.dtype)
+        storage.action[t, envs] = executed
+        return executed
 
     def experience(self, storage: RolloutStorage, reward_scale: float) -> Experience:
         """What the replay shall keep of a rollout."""
-        atom, weight, advantage, log_prior = (storage.extras[name] for name in EXTRAS)
-        is_choice = self._plan.policy.action_shape == ()
+        found = self._split(storage.extras["finding"], storage)
         return Experience(
-            action=atom.long() if is_choice else atom,
-            weight=weight,
-            advantage=advantage,
-            log_prior=log_prior,
+            action=found.atom.long() if self._plan.policy.action_shape == () else found.atom,
+            weight=found.weight,
+            advantage=found.advantage,
+            log_prior=found.log_prior,
             reward=storage.reward * reward_scale,
             terminated=storage.terminated,
             truncated=storage.truncated,
             valid=storage.valid,
         )
 
-    def statistics(self) -> Tensor:
-        """Of the searches of the rollout, on the device: the fields of `Depth` for each depth, the entropy of q."""
-        return torch.stack(self._statistics).mean(0)
+    def statistics(self, storage: RolloutStorage) -> Tensor:
+        """The means of `Depth`'s fields at each depth and of the entropy of q, over the valid searches of a rollout."""
+        found = self._split(storage.extras["finding"], storage)
+        return found.statistics.flatten(0, 1).index_select(0, storage.valid_index).mean(0)
 
-    def _look_plainly(self, obs: Tensor, elapsed_N: Tensor, temperature: Tensor, *noise: Tensor) -> _Look:
+    def _shapes(self, action_shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        """Of the parts of a finding, for one environment."""
+        plan = self._plan
+        futures = (plan.num_futures,)
+        num_statistics = len(Depth._fields) * plan.settings.search_depth + 1
+        atoms = (plan.num_atoms, *plan.policy.action_shape)
+        return atoms, (plan.num_atoms,), futures, futures, action_shape, (num_statistics,)
+
+    def _split(self, finding: Tensor, storage: RolloutStorage) -> _Finding:
+        shapes = self._shapes(tuple(storage.action.shape[2:]))
+        parts = torch.split(finding, [math.prod(shape) for shape in shapes], -1)
+        leading = finding.shape[:-1]
+        return _Finding(*[part.reshape(*leading, *shape) for part, shape in zip(parts, shapes, strict=True)])
+
+    def _look_plain(self, obs: Tensor, elapsed_N: Tensor, temperature: Tensor, *noise: Tensor) -> Tensor:
         plan, given = self._plan, SearchNoise(*noise)
-        root = plan.simulator.restore(obs, elapsed_N)
-        result = plan.search(self._network, plan.policy, plan.simulator, plan.settings, temperature, root, obs, given)
+        result = _search(self._network, plan, obs, elapsed_N, temperature, given)
         chosen_N1 = resample(result.weight, given.readout)
         index = chosen_N1.view(-1, 1, *[1] * len(plan.policy.action_shape)).expand(-1, 1, *plan.policy.action_shape)
-        action = result.action.gather(1, index).squeeze(1)
-        depths = [statistic for depth in result.depths for statistic in depth]
-        statistics = torch.stack([*depths, entropy(plan.policy.masses(result.action, result.weight)).mean()])
-        executed = plan.policy.to_env(action)
-        return _Look(result.action, result.weight, result.advantage, result.log_prior, executed, statistics)
+        executed = plan.policy.to_env(result.action.gather(1, index).squeeze(1))
+        spread_N = entropy(plan.policy.masses(result.action, result.weight))
+        statistics = torch.stack([*(part for depth in result.depths for part in depth), spread_N], 1)
+        parts = (result.action, result.weight, result.advantage, result.log_prior)
+        return _Finding(*parts, executed.view(len(obs), -1), statistics).pack()
 
 
 def name_statistics(values: list[float]) -> dict[str, float]:
-    """Give what `statistics` has returned the names under which it is emitted."""
-    *flat, search_entropy = values
-    depths = [
-        Depth._make(flat[start : start + len(Depth._fields)]) for start in range(0, len(flat), len(Depth._fields))
-    ]
-    named = {f"ess_depth_{number}": float(depth.ess_fraction) for number, depth in enumerate(depths, 1)}
-    named["resample_rate"] = sum(float(depth.resample_rate) for depth in depths) / len(depths)
-    named["alive_fraction"] = float(depths[-1].alive_fraction)
-    named["search_entropy"] = search_entropy
+    """Give what `Actor.statistics` has returned the names under which it is emitted."""
+    size = len(Depth._fields)
+    depths = [dict(zip(Depth._fields, values[at : at + size], strict=True)) for at in range(0, len(values) - 1, size)]
+    named = {f"ess_depth_{number}": depth["ess_fraction"] for number, depth in enumerate(depths, 1)}
+    named["resample_rate"] = sum(depth["resample_rate"] for depth in depths) / len(depths)
+    named["alive_fraction"] = depths[-1]["alive_fraction"]
+    named["search_entropy"] = values[-1]
     return named
 
 
@@ -172,9 +190,13 @@ class DeterministicPolicy:
         self._noise.draw_(plan.policy, plan.settings.root_noise_concentration, self._generator)
         seen = torch.from_numpy(obs).to(self._device)
         elapsed = torch.from_numpy(elapsed_N.astype(np.int32)).to(self._device)
-        root = plan.simulator.restore(seen, elapsed)
-        result = plan.search(
-            self._network, plan.policy, plan.simulator, plan.settings, self._temperature, root, seen, self._noise
-        )
+        result = _search(self._network, plan, seen, elapsed, self._temperature, self._noise)
         action: NDArray[Any] = plan.policy.best(result.action, result.weight).cpu().numpy()
         return action
+
+
+def _search(
+    network: ActorCritic, plan: SearchPlan, obs: Tensor, elapsed_N: Tensor, temperature: Tensor, noise: SearchNoise
+) -> SearchResult:
+    root = plan.simulator.restore(obs, elapsed_N)
+    return plan.search(network, plan.policy, plan.simulator, plan.settings, temperature, root, obs, noise)

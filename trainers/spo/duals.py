@@ -27,9 +27,9 @@ class Duals(nn.Module):
         raw = {name: torch.full((size,), _inverse_softplus(value)) for name, (value, size) in initial.items()}
         self.raw = nn.ParameterDict({name: nn.Parameter(tensor) for name, tensor in raw.items()})
 
-    def __getitem__(self, name: str) -> Tensor:
-        """The multiplier, one number per dimension."""
-        return functional.softplus(self.raw[name]) + LEAST
+    def forward(self) -> dict[str, Tensor]:
+        """The multipliers, one number per dimension."""
+        return {name: functional.softplus(raw) + LEAST for name, raw in self.raw.items()}
 
     @torch.no_grad()
     def clamp_(self) -> None:

@@ -4,12 +4,14 @@ Shapes: G gradient steps of an update.
 """
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from trainers.compilation import CompileMode, GraphedCall, compiled, resolve_compile
 from trainers.config import SpoConfig
 from trainers.envs import EnvSpec
 from trainers.errors import DivergenceError
@@ -22,7 +24,7 @@ from trainers.spo.batches import Batches
 from trainers.spo.duals import Duals
 from trainers.spo.replay import Replay
 from trainers.spo.setup import plan_search
-from trainers.spo.step import STEP_METRICS, GradientStep, Optimizers
+from trainers.spo.step import STEP_METRICS, Batch, GradientStep, Optimizers
 
 __all__ = ["Spo", "UpdateMetrics"]
 
@@ -65,6 +67,7 @@ class Spo:
             hidden_sizes=architecture.hidden_sizes,
             activation=architecture.activation,
             normalizes_obs=config.environment.normalize_obs,
+            uses_bf16=config.hardware.precision == "bf16",
             generator=torch.Generator().manual_seed(runtime.seeds.network),
         ).to(self._device)
         self._target = copy.deepcopy(self.network).requires_grad_(False)
@@ -75,14 +78,19 @@ class Spo:
         self._noise_generator = torch.Generator(self._device).manual_seed(runtime.seeds.policy)
         self._minibatch_generator = torch.Generator(self._device).manual_seed(runtime.seeds.minibatch)
         self._batches = Batches(self._target, policy, config, self._minibatch_generator)
-        self._actor = Actor(self.network, self._plan, lambda function: function, self._noise_generator)
+        hardware, timesteps = config.hardware, config.training_core.total_timesteps
+        mode = resolve_compile(hardware.compile, self._device, timesteps, is_image=False)
+        # reduce-overhead makes graphs of its own
+        uses_graphs = self._device.type == "cuda" and hardware.cuda_graphs and mode != "reduce-overhead"
+        self._actor = Actor(self.network, self._plan, self._noise_generator, mode=mode, uses_graphs=uses_graphs)
+        self._take_step = _executed(self._step, mode, self._device, uses_graphs=uses_graphs)
         self._replay: Replay | None = None
         self._saved_replay: dict[str, Any] | None = None
 
     def make_storage(self, num_envs: int) -> RolloutStorage:
         """Allocate a rollout with room for what searches find."""
-        horizon = self._config.training_core.horizon
-        return RolloutStorage(self._spec, horizon, num_envs, self._device, self._actor.extras())
+        horizon, extras = self._config.training_core.horizon, self._actor.extras(self._spec.action.shape)
+        return RolloutStorage(self._spec, horizon, num_envs, self._device, extras)
 
     def begin_rollout(self, storage: RolloutStorage) -> None:
         """Draw the noise of every search of the rollout."""
@@ -117,7 +125,7 @@ class Spo:
         follows_each_step = self._config.spo.targets == "sequences"
         rows_G = []
         for batch in self._batches.draw(replay):
-            rows_G.append(self._step(batch))
+            rows_G.append(self._take_step(batch))
             if follows_each_step:
                 self._follow()
         if not follows_each_step:
@@ -125,7 +133,7 @@ class Spo:
         # only now: the steps must see observations as the search saw them
         self.network.encoder.observe(storage.obs[:-1].flatten(0, 1).index_select(0, storage.valid_index))
         # the one host sync of an update
-        numbers = torch.cat([torch.stack(rows_G).mean(0), self._actor.statistics()]).tolist()
+        numbers = torch.cat([torch.stack(rows_G).mean(0), self._actor.statistics(storage)]).tolist()
         self.num_updates += 1
         values = dict(zip(STEP_METRICS, numbers, strict=False)) | name_statistics(numbers[len(STEP_METRICS) :])
         self._check_finite(values)
@@ -183,7 +191,7 @@ class Spo:
     def _temperature(self) -> Tensor:
         if not self._config.spo.adaptive_temperature:
             return torch.tensor(self._config.spo.init_temperature, device=self._device)
-        return self._duals["temperature"].squeeze(0)
+        return self._duals()["temperature"].squeeze(0)
 
     def _make_optimizers(self) -> Optimizers:
         optimization = self._config.optimization
@@ -211,6 +219,19 @@ class Spo:
                 f"update {self.num_updates}: got {', '.join(wrong)}; expected finite numbers. "
                 "Lower the learning rates or optimization.max_grad_norm, or environment.reward_scale."
             )
+
+
+def _executed(
+    step: GradientStep, mode: CompileMode, device: torch.device, *, uses_graphs: bool
+) -> Callable[[Batch], Tensor]:
+    """The gradient step as it is to be executed: plain, compiled, captured, or both."""
+    if mode == "none" and not uses_graphs:
+        return step.by_autograd
+    function: Callable[..., Tensor] = compiled(step.by_function, mode, device)
+    if not uses_graphs:
+        return lambda batch: function(*batch)
+    graphed = GraphedCall(function)
+    return lambda batch: graphed(*batch).clone()
 
 
 def _make_duals(config: SpoConfig, action_shape: tuple[int, ...]) -> Duals:

@@ -24,7 +24,7 @@ __all__ = ["Depth", "SearchResult", "search"]
 
 
 class Depth(NamedTuple):
-    """What one depth of a search looked like, averaged over the environments; 0-d each."""
+    """What one depth of a search looked like in each environment; [N] each."""
 
     ess_fraction: Tensor
     entropy: Tensor
@@ -113,7 +113,7 @@ def search(
 
         weight_NK = normalize(log_weight_NK, temperature)
         is_due_N1 = _is_resampling_due(settings, t, weight_NK)
-        depths.append(_describe(weight_NK, futures.is_alive, is_due_N1))
+        depths.append(_describe(weight_NK, futures.is_alive.view(weight_NK.shape), is_due_N1))
         if is_due_N1 is not None:
             row_R = _survivors(settings, weight_NK, is_due_N1, noise.resample[t])
             futures, root_action_R = futures.select(row_R), root_action_R.index_select(0, row_R)
@@ -156,11 +156,12 @@ def _survivors(settings: SearchSettings, weight_NK: Tensor, is_due_N1: Tensor, n
     return (index_NK + num_particles * torch.arange(num_envs, device=weight_NK.device).unsqueeze(1)).flatten()
 
 
-def _describe(weight_NK: Tensor, is_alive_R: Tensor, is_due_N1: Tensor | None) -> Depth:
+def _describe(weight_NK: Tensor, is_alive_NK: Tensor, is_due_N1: Tensor | None) -> Depth:
     """Look at the weights before resampling."""
+    ess_N = effective_sample_size(weight_NK)
     return Depth(
-        effective_sample_size(weight_NK).mean() / weight_NK.shape[1],
-        entropy(weight_NK).mean(),
-        is_alive_R.float().mean(),
-        weight_NK.new_zeros(()) if is_due_N1 is None else is_due_N1.float().mean(),
+        ess_N / weight_NK.shape[1],
+        entropy(weight_NK),
+        is_alive_NK.float().mean(-1),
+        torch.zeros_like(ess_N) if is_due_N1 is None else is_due_N1.squeeze(1).float(),
     )

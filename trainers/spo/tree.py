@@ -59,14 +59,15 @@ def search_tree(
         advantage_R = advantage_R.repeat_interleave(num_actions) + decay**t * delta_R
         score_R = torch.where(log_prior_R > -torch.inf, log_prior_R + log_weight_R / temperature, -torch.inf)
         weight_NM = torch.softmax(score_R.view(num_envs, -1), -1)
-        depths.append(_describe(weight_NM, log_prior_R.view(num_envs, -1), futures.is_alive))
+        log_prior_NM = log_prior_R.view(num_envs, -1)
+        depths.append(_describe(weight_NM, log_prior_NM, futures.is_alive.view(num_envs, -1)))
         if t < settings.search_depth - 1:
             params_RP = policy.params(network.policy(obs_RO))
     return SearchResult(
         action=torch.arange(num_actions, device=value_N.device).expand(num_envs, -1),
         weight=weight_NM.view(num_envs, num_actions, -1).sum(-1),
         advantage=torch.where(log_prior_R > -torch.inf, advantage_R, 0.0).view(num_envs, -1),
-        log_prior=log_prior_R.view(num_envs, -1),
+        log_prior=log_prior_NM,
         value=value_N,
         depths=tuple(depths),
     )
@@ -77,12 +78,13 @@ def _without_illegal(params_RP: Tensor) -> Tensor:
     return params_RP.masked_fill(params_RP < ILLEGAL / 2, -torch.inf)
 
 
-def _describe(weight_NM: Tensor, log_prior_NM: Tensor, is_alive_R: Tensor) -> Depth:
+def _describe(weight_NM: Tensor, log_prior_NM: Tensor, is_alive_NM: Tensor) -> Depth:
     """As many particles would see it: the share of their effective sample size is 1 / sum(w^2 / prior)."""
     ratio_NM = torch.where(weight_NM > 0, weight_NM.square() * torch.exp(-log_prior_NM), 0.0)
+    ess_fraction_N = ratio_NM.sum(-1).reciprocal()
     return Depth(
-        ratio_NM.sum(-1).reciprocal().mean(),
-        entropy(weight_NM).mean(),
-        (log_prior_NM.exp() * is_alive_R.view_as(log_prior_NM)).sum(-1).mean(),
-        weight_NM.new_zeros(()),
+        ess_fraction_N,
+        entropy(weight_NM),
+        (log_prior_NM.exp() * is_alive_NM).sum(-1),
+        torch.zeros_like(ess_fraction_N),
     )

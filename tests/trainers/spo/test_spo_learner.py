@@ -12,6 +12,7 @@ from trainers.evaluation import run_episodes
 from trainers.rollout import EpisodeStatistics, RolloutStorage, collect
 from trainers.runtime import prepare
 from trainers.spo import Spo
+from trainers.spo.replay import Experience
 from trainers.spo.search import search
 from trainers.spo.tree import search_tree
 
@@ -42,6 +43,11 @@ class Parts:
         return make_vector_env(
             environment.task, num_envs, seed, num_groups=num_groups, max_episode_steps=environment.max_episode_steps
         )
+
+    @property
+    def found(self) -> Experience:
+        """What the searches of the last rollout have found."""
+        return self.spo._actor.experience(self.storage, 1.0)
 
     def update(self, count: int = 1) -> dict[str, float]:
         for _ in range(count):
@@ -99,14 +105,14 @@ def test_groups_that_step_in_turns_search_the_same(mode: str) -> None:
     for parts in (one, two):
         collect(parts.spo, parts.env, parts.storage, parts.episodes)
     assert torch.equal(one.storage.obs, two.storage.obs)
-    torch.testing.assert_close(one.storage.extras["weight"], two.storage.extras["weight"])
+    torch.testing.assert_close(one.found.weight, two.found.weight)
 
 
 def test_executed_action_is_one_of_the_atoms_that_carry_weight() -> None:
     parts = Parts("Maze-v0")
     collect(parts.spo, parts.env, parts.storage, parts.episodes)
-    is_same = parts.storage.extras["atom"] == parts.storage.action.unsqueeze(-1)
-    assert (is_same & (parts.storage.extras["weight"] > 0)).any(-1).all()
+    is_same = parts.found.action == parts.storage.action.unsqueeze(-1)
+    assert (is_same & (parts.found.weight > 0)).any(-1).all()
 
 
 def test_continued_learner_ends_bit_for_bit_where_the_uninterrupted_one_ends() -> None:
@@ -192,7 +198,7 @@ def test_rewards_are_scaled_for_search_and_critic_alike() -> None:
     kept = scaled.spo._keep(scaled.storage).experience.reward[0]
     torch.testing.assert_close(kept, 0.1 * scaled.storage.reward)
     # the first searches are of the same futures, and the critic's values in them small beside the rewards
-    ratio = scaled.storage.extras["advantage"][0].mean() / plain.storage.extras["advantage"][0].mean()
+    ratio = scaled.found.advantage[0].mean() / plain.found.advantage[0].mean()
     assert float(ratio) < 0.3
 
 
@@ -237,6 +243,32 @@ def test_task_without_a_simulator_is_refused() -> None:
         Parts("LunarLander-v3")
 
 
+@pytest.mark.parametrize("task", ["CartPole-v1", "Pendulum-v1"])
+def test_step_as_a_function_moves_everything_as_the_step_by_autograd_does(task: str) -> None:
+    one, other = Parts(task), Parts(task)
+    for parts in (one, other):
+        collect(parts.spo, parts.env, parts.storage, parts.episodes)
+    batches = [list(parts.spo._batches.draw(parts.spo._keep(parts.storage))) for parts in (one, other)]
+    for mine, theirs in zip(*batches, strict=True):
+        torch.testing.assert_close(one.spo._step.by_autograd(mine), other.spo._step.by_function(*theirs))
+    torch.testing.assert_close(weights(one.spo), weights(other.spo))
+
+
+@pytest.mark.parametrize(("task", "mode"), [("CartPole-v1", "particles"), ("Pendulum-v1", "auto")])
+def test_compiled_learner_agrees_with_the_plain_one(task: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real_compile = torch.compile
+    monkeypatch.setattr(  # inductor would take a minute
+        torch,
+        "compile",
+        lambda function, **how: real_compile(function, fullgraph=True, dynamic=False, backend="aot_eager"),
+    )
+    plain, fast = (Parts(task, search={"mode": mode}, hardware={"compile": how}) for how in ("none", "default"))
+    for parts in (plain, fast):
+        parts.update()
+    torch.testing.assert_close(plain.found.weight, fast.found.weight, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(weights(plain.spo), weights(fast.spo), atol=1e-5, rtol=1e-4)
+
+
 def test_catch_is_learnt_within_some_seconds() -> None:
     parts = Parts(
         "Catch-v0",
@@ -261,7 +293,7 @@ def test_neither_search_nor_gradient_steps_wait_for_the_gpu() -> None:
             parts.spo.begin_rollout(storage)
             parts.spo.act(storage, 0, slice(None))
         for batch in parts.spo._batches.draw(parts.spo._keep(storage)):
-            parts.spo._step(batch)
+            parts.spo._step.by_autograd(batch)
         parts.spo._follow()
     finally:
         torch.cuda.set_sync_debug_mode("default")

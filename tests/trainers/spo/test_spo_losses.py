@@ -269,8 +269,8 @@ def test_dummy_rows_count_for_nothing_whatever_they_hold() -> None:
 @pytest.mark.parametrize("value", [1e-6, 0.01, 0.974, 3.05, 500.0])
 def test_multipliers_start_where_they_are_told_to(value: float) -> None:
     duals = Duals(temperature=(value, 1), alpha=(1.0, 3))
-    assert float(duals["temperature"].detach()) == pytest.approx(value, rel=1e-3)
-    assert duals["alpha"].shape == (3,)
+    assert float(duals()["temperature"].detach()) == pytest.approx(value, rel=1e-3)
+    assert duals()["alpha"].shape == (3,)
 
 
 def test_multipliers_stay_positive_and_can_still_be_learnt() -> None:
@@ -278,6 +278,6 @@ def test_multipliers_stay_positive_and_can_still_be_learnt() -> None:
     with torch.no_grad():
         duals.raw["alpha"].fill_(-1e6)
     duals.clamp_()
-    assert 0 < float(duals["alpha"].detach()) < 1e-6
-    (gradient,) = torch.autograd.grad(duals["alpha"].sum(), duals.raw["alpha"])
+    assert 0 < float(duals()["alpha"].detach()) < 1e-6
+    (gradient,) = torch.autograd.grad(duals()["alpha"].sum(), duals.raw["alpha"])
     assert float(gradient) > 0

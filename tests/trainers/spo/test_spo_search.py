@@ -83,7 +83,7 @@ def test_looking_further_changes_nothing_once_all_are_dead() -> None:
     )
     for a, b in zip(short[:5], long[:5], strict=True):
         assert torch.equal(a, b)
-    assert [float(depth.alive_fraction) for depth in long.depths] == [0.0] * 6
+    assert [float(depth.alive_fraction.mean()) for depth in long.depths] == [0.0] * 6
 
 
 def draw_alike(world: World, depth: int) -> SearchNoise:
@@ -123,7 +123,7 @@ def test_truncated_future_is_bootstrapped_with_the_critic() -> None:
     network.values = torch.full((40,), 5.0)  # the root's value is subtracted, the last one's added
     after = world.search(settings)
     torch.testing.assert_close(before.advantage, after.advantage)
-    assert [float(depth.alive_fraction) for depth in after.depths] == [1.0, 0.0, 0.0, 0.0]
+    assert [float(depth.alive_fraction.mean()) for depth in after.depths] == [1.0, 0.0, 0.0, 0.0]
 
 
 class Hashing(ObservedModel):
@@ -358,12 +358,12 @@ def test_reference_loses_the_advantage_of_an_end_from_depth_1_on() -> None:
 
 def test_statistics_of_each_depth_are_plausible() -> None:
     result = World().search(SearchSettings(search_depth=4, resampling_period=2))
-    assert [float(depth.resample_rate) for depth in result.depths] == [0.0, 1.0, 0.0, 0.0]
-    alive = [float(depth.alive_fraction) for depth in result.depths]
+    assert [float(depth.resample_rate.mean()) for depth in result.depths] == [0.0, 1.0, 0.0, 0.0]
+    alive = [float(depth.alive_fraction.mean()) for depth in result.depths]
     assert sorted(alive, reverse=True) == alive
     for depth in result.depths:
-        assert 1 / 16 <= float(depth.ess_fraction) <= 1
-        assert 0 <= float(depth.entropy) <= math.log(16) + 1e-6
+        assert 1 / 16 <= float(depth.ess_fraction.mean()) <= 1
+        assert 0 <= float(depth.entropy.mean()) <= math.log(16) + 1e-6
 
 
 def test_compiled_search_gives_what_the_plain_one_gives() -> None:
