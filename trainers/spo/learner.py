@@ -191,7 +191,8 @@ class Spo:
     def _temperature(self) -> Tensor:
         if not self._config.spo.adaptive_temperature:
             return torch.tensor(self._config.spo.init_temperature, device=self._device)
-        return self._duals()["temperature"].squeeze(0)
+        temperature_1: Tensor = self._duals()["temperature"]
+        return temperature_1.squeeze(0)
 
     def _make_optimizers(self) -> Optimizers:
         optimization = self._config.optimization
