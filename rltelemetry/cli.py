@@ -5,6 +5,7 @@ missing, 130 interrupted, 141 whoever read the output is gone.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -24,6 +25,8 @@ EXAMPLES: Final = """examples:
   rltelemetry down               stop it
   rltelemetry sync               send what waits on disk
   rltelemetry doctor             find out why nothing arrives, step by step
+  rltelemetry tail               watch the run that goes on here
+  rltelemetry tail RUN_ID        watch a run of the MLflow server
 """
 LOG_TAIL: Final = 10
 """Lines of the server's output that are shown when it fails."""
@@ -64,7 +67,7 @@ def _up(options: argparse.Namespace) -> int:
         return 0
     has_ended = server.recorded(directory) is None
     outcome = "has ended" if has_ended else f"does not answer after {options.timeout:g} s, and goes on starting"
-    _complain(f"the MLflow server {outcome}. Its output is in {embedded.log}:\n{_tail(Path(embedded.log))}")
+    _complain(f"the MLflow server {outcome}. Its output is in {embedded.log}:\n{_end_of(Path(embedded.log))}")
     return 1
 
 
@@ -140,6 +143,25 @@ def _add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout", type=float, metavar="S", help="longest wait for each answer (default: 3)")
 
 
+def _tail_run(options: argparse.Namespace) -> int:
+    from rltelemetry.tail import Screen, tail  # loads httpx
+
+    resolved = resolve({"tracking_uri": options.tracking_uri}, os.environ)
+    screen = Screen(sys.stdout)
+    with contextlib.suppress(KeyboardInterrupt):  # the way to leave it
+        tail(options.run, resolved, screen, tuple(options.keys), is_once=options.once or not screen.is_live)
+    return 0
+
+
+def _add_tail_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "run", nargs="?", metavar="DIR|RUN", help="a directory with spools, a run's id, or the address of its page"
+    )
+    parser.add_argument("--tracking-uri", metavar="URI", help="the server that has the run")
+    parser.add_argument("--keys", nargs="+", default=[], metavar="PATTERN", help="only these keys, such as 'actor/*'")
+    parser.add_argument("--once", action="store_true", help="print what is known now, and end")
+
+
 def _down_command(options: argparse.Namespace) -> str:
     return f"rltelemetry down --directory {options.directory}" if options.directory else "rltelemetry down"
 
@@ -148,7 +170,7 @@ def _add_directory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--directory", type=Path, help="where its data lies (default: here)")
 
 
-def _tail(log: Path) -> str:
+def _end_of(log: Path) -> str:
     try:
         lines = log.read_text(errors="replace").splitlines()
     except OSError:
@@ -166,6 +188,7 @@ COMMANDS: Final = {
     "doctor": _Command(
         "examine the way to MLflow, step by step; exit code 1 if a check fails", _doctor, _add_doctor_arguments
     ),
+    "tail": _Command("watch a run in the terminal, with or without a server", _tail_run, _add_tail_arguments),
     "sync": _Command(
         "send what ended runs have left on disk; exit code 1 if anything stays", _sync, _add_sync_arguments
     ),

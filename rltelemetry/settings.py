@@ -166,6 +166,17 @@ class Resolved(NamedTuple):
     sources: dict[str, str]
     warnings: list[str]
 
+    def aimed_at(self, uri: str) -> Settings:
+        """Return the settings for a server that data itself names, unless an argument names another one.
+
+        Credentials never go where they do not belong: those of a configured server stay with it.
+        """
+        source = self.sources.get("tracking_uri")
+        if source == "argument" or _server_of(uri) == _server_of(self.settings.tracking_uri):
+            return self.settings
+        secrets = {"username": None, "password": None, "token": None} if source else {}
+        return self.settings.model_copy(update={"tracking_uri": uri, **secrets})
+
 
 def resolve(fields: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Resolved:
     """Join keyword arguments, environment and defaults.
@@ -203,6 +214,11 @@ def resolve(fields: Mapping[str, Any], environ: Mapping[str, str] = os.environ) 
             f"{source} is set: the server's certificate is not checked, and anybody on the way can read all"
         )
     return Resolved(settings, sources, warnings)
+
+
+def _server_of(uri: str) -> tuple[str, str]:
+    parts = urlsplit(uri)
+    return parts.scheme, parts.netloc
 
 
 def _set_fields(settings: Settings) -> dict[str, Any]:

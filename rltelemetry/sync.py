@@ -10,14 +10,13 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from rltelemetry.clock import SystemClock
 from rltelemetry.errors import SettingsError
 from rltelemetry.heir import Heir
 from rltelemetry.notices import Notices
 from rltelemetry.recovery import describe
-from rltelemetry.settings import Resolved, Settings, resolve
+from rltelemetry.settings import Resolved, resolve
 from rltelemetry.sinks.mlflow import FOREVER, MlflowClient, SpoolFile, default_directory, make_loop
 
 __all__ = ["sync"]
@@ -84,7 +83,7 @@ class _Sync:
     async def _send(self, file: SpoolFile) -> bool:
         """Send one spool; says whether nothing is left in it."""
         heir = Heir(file, self._resolved.settings, self._notices, self._clock)
-        settings = self._settings_for(heir.plan.tracking_uri) if heir.plan else self._resolved.settings
+        settings = self._resolved.aimed_at(heir.plan.tracking_uri) if heir.plan else self._resolved.settings
         client = MlflowClient(settings)
         try:
             async with self._progress(file.path.name, heir):
@@ -95,15 +94,6 @@ class _Sync:
         if text := describe(settlement):
             self._say(f"{file.path.name}: {text}")
         return not settlement.left and not settlement.problem
-
-    def _settings_for(self, uri: str) -> Settings:
-        """Aim at a spool's own server, unless another one was named; credentials never go where they do not belong."""
-        settings = self._resolved.settings
-        source = self._resolved.sources.get("tracking_uri")
-        if source == "argument" or _server_of(uri) == _server_of(settings.tracking_uri):
-            return settings
-        secrets = {"username": None, "password": None, "token": None} if source else {}
-        return settings.model_copy(update={"tracking_uri": uri, **secrets})
 
     @contextlib.asynccontextmanager
     async def _progress(self, name: str, heir: Heir) -> AsyncIterator[None]:
@@ -118,8 +108,3 @@ class _Sync:
             yield
         finally:
             reporting.cancel()
-
-
-def _server_of(uri: str) -> tuple[str, str]:
-    parts = urlsplit(uri)
-    return parts.scheme, parts.netloc

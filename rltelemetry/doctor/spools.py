@@ -34,7 +34,7 @@ def check_spools(directory: Path) -> Finding:
         except (sqlite3.Error, ValueError):
             unreadable.append(file.path.name)
             continue
-        if _is_owned(file):
+        if file.is_owned():
             running = running.plus(waiting)
         elif waiting:
             left = left.plus(waiting)
@@ -55,14 +55,6 @@ def _judge(directory: Path, left: _Count, running: _Count, unreadable: list[str]
             "spools", text, "What is put aside was damaged, or refused by MLflow for good: look, and delete it."
         )
     return ok("spools", text)
-
-
-def _is_owned(file: SpoolFile) -> bool:
-    """Whether a process holds the spool's lock."""
-    if not file.acquire_abandoned():
-        return True
-    file.release(remove=False)
-    return False
 
 
 def _plural(noun: str, count: int) -> str:

@@ -365,6 +365,22 @@ def test_search_leaves_deleted_runs_out_unless_asked(bench: Bench) -> None:
     assert len(bench.post(f"{API}/runs/search", body).json["runs"]) == 1
 
 
+def test_trend_is_the_history_thinned_by_step(bench: Bench) -> None:
+    bench.log(*(metric("a", value=float(step), step=step) for step in (3, 1, 2, *range(4, 200))))
+    path = f"{API}/metrics/get-history-bulk-interval?run_ids={bench.run_id}&metric_key=a"
+    whole = bench.get(f"{path}&max_results=300").json["metrics"]
+    assert [(point["step"], point["value"], point["key"]) for point in whole] == [
+        (n, float(n), "a") for n in range(1, 200)
+    ]
+    thin = [point["step"] for point in bench.get(f"{path}&max_results=20").json["metrics"]]
+    assert thin == sorted(set(thin))
+    assert (thin[0], thin[-1], 15 <= len(thin) <= 21) == (1, 199, True)
+    assert (
+        bench.get(f"{API}/metrics/get-history-bulk-interval?run_ids={bench.run_id}&metric_key=b&max_results=5").json
+        == {}
+    )
+
+
 def test_search_with_a_filter_that_cannot_be_read_is_refused(bench: Bench) -> None:
     answer = bench.post(f"{API}/runs/search", {"experiment_ids": ["0"], "filter": "tags.a ~ 'b'"})
     assert answer.status == 400

@@ -196,4 +196,7 @@ def test_time_of_the_last_write_is_known(tmp_path: Path) -> None:
     wal.touch()
     os.utime(file.path, ns=(NOW_NS, NOW_NS))
     os.utime(wal, ns=(NOW_NS + 5, NOW_NS + 5))
+    assert file.written_at_ns == NOW_NS, "an empty log is a reader's"
+    wal.write_bytes(b"frames")
+    os.utime(wal, ns=(NOW_NS + 5, NOW_NS + 5))
     assert file.written_at_ns == NOW_NS + 5

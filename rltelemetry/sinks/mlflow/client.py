@@ -114,10 +114,19 @@ class MlflowClient:
         """Look a run up."""
         return await self._request("GET", API + "runs/get", timeout_s, query={"run_id": run_id})
 
+    async def get_trend(self, run_id: str, key: str, num_points: int, timeout_s: float) -> Outcome:
+        """Read one key's curve, thinned to about so many points: `answer["metrics"]`."""
+        query = {"run_ids": run_id, "metric_key": key, "max_results": str(num_points)}
+        return await self._request("GET", API + "metrics/get-history-bulk-interval", timeout_s, query=query)
+
     async def get_points(self, run_id: str, key: str, page: str, timeout_s: float) -> Outcome:
         """Read one key's points, as they came: `answer["metrics"]`, and `next_page_token` if there are more."""
         query = {"run_id": run_id, "metric_key": key, "max_results": str(PAGE)} | ({"page_token": page} if page else {})
         return await self._request("GET", API + "metrics/get-history", timeout_s, query=query)
+
+    async def latest_run(self, experiment_id: str, timeout_s: float) -> Outcome:
+        """Look for the run of an experiment that was started last."""
+        return await self._post("runs/search", {"experiment_ids": [experiment_id], "max_results": 1}, timeout_s)
 
     async def find_runs(self, experiment_id: str, tag: str, value: str, timeout_s: float) -> Outcome:
         """Look for runs with a tag; `value` must not hold a quote."""

@@ -21,6 +21,7 @@ Durability = Literal["normal", "full"]
 SCHEMA_VERSION: Final = 1
 SUFFIX: Final = ".spool"
 COMPANIONS: Final = ("-wal", "-shm", "-journal")
+INDEX: Final = "-shm"
 CHILD_MARK: Final = "+"
 BUSY_S: Final = 0.1
 
@@ -90,8 +91,12 @@ class SpoolFile:
 
     @property
     def written_at_ns(self) -> int:
-        """When something was last written, by the file system; 0 if nothing is there."""
-        return max((_mtime_ns(path) for path in (self.path, *self._companions())), default=0)
+        """When something was last written, by the file system; 0 if nothing is there.
+
+        Whoever only reads leaves an empty log and a new index behind: they do not count.
+        """
+        logs = [path for path in self._companions() if not path.name.endswith(INDEX) and _size(path)]
+        return max(_mtime_ns(path) for path in (self.path, *logs))
 
     def acquire(self) -> bool:
         """Become the owner; False if somebody else is, in this process or another.
@@ -119,6 +124,13 @@ class SpoolFile:
                 if self.path.exists():
                     return True
                 self.release(remove=True)
+        return False
+
+    def is_owned(self) -> bool:
+        """Whether a living process owns it; a moment later that may have changed."""
+        if not self.acquire_abandoned():
+            return self.path.exists()
+        self.release(remove=False)
         return False
 
     def release(self, *, remove: bool) -> None:
@@ -219,6 +231,13 @@ def _is_same_file(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except OSError:
         return False
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _mtime_ns(path: Path) -> int:

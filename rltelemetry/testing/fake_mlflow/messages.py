@@ -71,6 +71,7 @@ _MESSAGES: Final[dict[str, dict[str, _Field]]] = {
         "page_token": _TEXT,
     },
     "GetMetricHistory": {"run_id": _ID, "metric_key": _ID, "max_results": _LONG, "page_token": _TEXT},
+    "GetTrend": {"run_ids": _Field("string", is_list=True), "metric_key": _ID, "max_results": _LONG},
     "ExperimentById": {"experiment_id": _ID},
     "ExperimentByName": {"experiment_name": _ID},
     "CreateExperiment": {"name": _ID, "tags": _Field("Pair", is_list=True)},

@@ -82,6 +82,7 @@ class Routes:
             f"{API}/experiments/get-by-name": self._get_experiment_by_name,
             f"{API}/runs/get": self._get_run,
             f"{API}/metrics/get-history": self._history,
+            f"{API}/metrics/get-history-bulk-interval": self._trend,
             f"{API_3}/traces/get": self._get_trace,
         }
         post = {
@@ -180,6 +181,10 @@ class Routes:
     def _history(self, request: Request) -> Answer:
         points, more = self.runs.history(read("GetMetricHistory", request))
         return json_answer({"metrics": points, **more} if points else {})
+
+    def _trend(self, request: Request) -> Answer:
+        points = self.runs.trend(read("GetTrend", request))
+        return json_answer({"metrics": points} if points else {})
 
     def _export(self, request: Request) -> Answer:
         experiment_id = request.headers.get("x-mlflow-experiment-id")

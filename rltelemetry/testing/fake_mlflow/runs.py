@@ -184,6 +184,18 @@ class Runs:
         chosen, more = page(points, message.page_token, size)
         return [point.json for point in chosen], more
 
+    def trend(self, message: Any) -> list[dict[str, Any]]:
+        """Return the points of one key by step, thinned evenly, the first and the last among them."""
+        found: list[dict[str, Any]] = []
+        for run_id in message.run_ids:
+            run = self.by_id.get(run_id)
+            points = sorted(run.history.get(message.metric_key, {}) if run else (), key=lambda point: point.step)
+            if len(points) > message.max_results:
+                chosen = range(message.max_results)
+                points = [points[number * (len(points) - 1) // (message.max_results - 1)] for number in chosen]
+            found += [{**point.json, "run_id": run_id} for point in points]
+        return found
+
     def _set_params(self, run: Run, params: dict[str, str]) -> None:
         """Store parameters, once and for all."""
         changed = [key for key, value in params.items() if run.params.get(key, value) != value]
