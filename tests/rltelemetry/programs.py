@@ -6,10 +6,10 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rltelemetry.testing import MlflowServer
 
@@ -36,22 +36,33 @@ class Ended(NamedTuple):
 
 
 @contextmanager
-def start_script(body: str, uri: str, *, file: Path | None = None) -> Iterator["subprocess.Popen[str]"]:
+def start_script(
+    body: str,
+    uri: str,
+    *,
+    file: Path | None = None,
+    prefix: Sequence[str] = (),
+    arguments: Sequence[str] = (),
+    is_binary: bool = False,
+) -> Iterator["subprocess.Popen[Any]"]:
     """Start a script; it is killed if it still runs at the end of the block.
 
     Args:
         body: what follows the preamble.
         uri: the server.
         file: where the script is written, if its children must find it.
+        prefix: a command that runs the script's.
+        arguments: the script's own.
+        is_binary: whether it writes bytes, on stdout; stderr is dropped then.
     """
     environ = {**os.environ, "MLFLOW_TRACKING_URI": uri, "PYTHONWARNINGS": "ignore::DeprecationWarning"}
     script = PREAMBLE + textwrap.dedent(body)
     if file is not None:
         file.write_text(script)
     process = subprocess.Popen(
-        [sys.executable, *([str(file)] if file else ["-c", script])],
-        env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
+        [*prefix, sys.executable, *([str(file)] if file else ["-c", script]), *arguments],
+        env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL if is_binary else subprocess.STDOUT, text=not is_binary, start_new_session=True,
     )  # fmt: skip
     try:
         yield process
@@ -64,7 +75,7 @@ def start_script(body: str, uri: str, *, file: Path | None = None) -> Iterator["
                 stream.close()
 
 
-def wait_for_line(process: "subprocess.Popen[str]", text: str) -> str:
+def wait_for_line(process: "subprocess.Popen[Any]", text: str) -> str:
     """Read a script's output up to a line that holds `text`."""
     assert process.stdout is not None
     output = ""
