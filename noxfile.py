@@ -62,6 +62,13 @@ def compile(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Break the network, the server, the disk and the process, for minutes, and look whether anything was lost."""
+    install(session, "all", packages=(*TEST_PACKAGES, *PARTNER_PACKAGES))
+    session.run("pytest", "-n", "2", "--dist", "loadfile", "-m", "faults", *session.posargs, env=ONE_THREAD)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check format, style and types."""
     install(session, "all", packages=(*TEST_PACKAGES, *PARTNER_PACKAGES, *LINT_PACKAGES))
