@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainers.config import PpoConfig
+from trainers.config import PpoConfig, SpoConfig
 from trainers.envs import make_vector_env
 from trainers.errors import ConfigError, DivergenceError
 from trainers.normalize import RunningMoments, share_moments
@@ -23,6 +23,7 @@ from trainers.ppo.losses import normalize
 from trainers.ranks import ALONE, Ranks, join_ranks, local_rank
 from trainers.rollout import EpisodeStatistics, collect
 from trainers.runtime import Runtime, spawn_seeds
+from trainers.spo import Spo
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -116,8 +117,34 @@ def trained(ranks: Ranks) -> Any:
     return weights.tolist(), [*metrics], storage.action.tolist()
 
 
+def trained_by_search(ranks: Ranks) -> Any:
+    """Two updates of SPO: weights, target networks and multipliers, metrics, and what each rank did."""
+    config = SpoConfig.model_validate(
+        {
+            "training_core": {"horizon": 8, "total_timesteps": 10_000},
+            "environment": {"num_envs": 8 // ranks.size, "normalize_obs": True},
+            "architecture": {"hidden_sizes": (16,)},
+            "spo": {"replay_size": 128, "batch_size": 32, "replay_ratio": 4.0},
+        }
+    )
+    seeds = spawn_seeds(1, ranks.rank)
+    env = make_vector_env("CartPole-v1", 8 // ranks.size, seeds.environment + ranks.rank * 8 // ranks.size)
+    spo = Spo(env.spec, config, Runtime(torch.device("cpu"), seeds, ranks))
+    storage = spo.make_storage(env.num_envs)
+    for progress in (0.0, 0.5):
+        collect(spo, env, storage, EpisodeStatistics(env.num_envs))
+        metrics = spo.update(storage, progress)
+    state = spo.state_dict()
+    parts = [value.double().flatten() for name in ("network", "target", "duals") for value in state[name].values()]
+    return torch.cat(parts).tolist(), metrics._asdict(), storage.action.tolist()
+
+
 WORK: dict[str, Callable[[Ranks], Any]] = {
-    work.__name__: work for work in (optimised, poisoned, moments, normalised, exchanged, diverged, summed_up, trained)
+    work.__name__: work
+    for work in (
+        *(optimised, poisoned, moments, normalised, exchanged, diverged, summed_up),
+        *(trained, trained_by_search),
+    )
 }
 
 
@@ -183,6 +210,16 @@ def test_networks_stay_equal_while_each_rank_explores_on_its_own(pair: list[dict
     assert metrics == pytest.approx(other_metrics, nan_ok=True)
     assert actions != other_actions
     assert weights != trained(ALONE)[0]
+
+
+def test_search_learns_the_same_on_all_ranks_while_each_explores_on_its_own(pair: list[dict[str, Any]]) -> None:
+    (weights, metrics, actions), (other_weights, other_metrics, other_actions) = (
+        found["trained_by_search"] for found in pair
+    )
+    assert weights == other_weights, "to the bit, statistics included"
+    assert metrics == pytest.approx(other_metrics)
+    assert metrics["num_gradient_steps"] == trained_by_search(ALONE)[1]["num_gradient_steps"] == 8
+    assert actions != other_actions
 
 
 # --- without others

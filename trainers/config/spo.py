@@ -244,15 +244,13 @@ class SpoConfig(RunConfig):
     search: SearchConfig = SearchConfig()
     spo: SpoSection = SpoSection()
 
-    @property
-    def num_replay_rollouts(self) -> int:
-        """Rollouts that the replay holds."""
-        return self.spo.replay_size // self.batch_size
+    def num_replay_rollouts(self, num_ranks: int = 1) -> int:
+        """Rollouts that the replay holds; of several ranks each has its share of the environments and of the steps."""
+        return self.spo.replay_size // (self.batch_size * num_ranks)
 
-    @property
-    def num_gradient_steps(self) -> int:
-        """Gradient steps per update: replay_ratio x batch / batch_size."""
-        return max(1, round(self.spo.replay_ratio * self.batch_size / self.spo.batch_size))
+    def num_gradient_steps(self, num_ranks: int = 1) -> int:
+        """Gradient steps per update: replay_ratio x batch / batch_size, the batch being that of all ranks."""
+        return max(1, round(self.spo.replay_ratio * self.batch_size * num_ranks / self.spo.batch_size))
 
     @model_validator(mode="after")
     def _has_a_use_for_all(self) -> Self:
@@ -267,7 +265,7 @@ class SpoConfig(RunConfig):
     @model_validator(mode="after")
     def _replay_fits(self) -> Self:
         spo, horizon = self.spo, self.training_core.horizon
-        if self.num_replay_rollouts < 1:
+        if self.num_replay_rollouts() < 1:
             raise impossible("spo.replay_size", spo.replay_size, f"at least one rollout, {self.batch_words}")
         if spo.targets == "sequences":
             if spo.batch_size % spo.sequence_length:

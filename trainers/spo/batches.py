@@ -30,27 +30,35 @@ class Batches:
         policy: what the actor's outputs mean.
         config: sizes, discounts, and which kind of minibatch.
         generator: of the draws.
+        num_ranks: processes that share each minibatch.
     """
 
     def __init__(
-        self, target: ActorCritic, policy: SearchPolicy, config: SpoConfig, generator: torch.Generator
+        self,
+        target: ActorCritic,
+        policy: SearchPolicy,
+        config: SpoConfig,
+        generator: torch.Generator,
+        num_ranks: int = 1,
     ) -> None:
-        self._target, self._policy, self._config, self._generator = target, policy, config, generator
+        self._target, self._policy, self._generator, self._spo = target, policy, generator, config.spo
+        self._num_steps = config.num_gradient_steps(num_ranks)
+        self._batch_size = max(1, config.spo.batch_size // num_ranks)
         self._gamma, self._gae_lambda = config.training_core.gamma, config.training_core.gae_lambda
 
     def draw(self, replay: Replay) -> Iterator[Batch]:
         """Draw the minibatches of one update, in turn: the target networks may change between them."""
-        return self._single_steps(replay) if self._config.spo.targets == "cached" else self._sequences(replay)
+        return self._single_steps(replay) if self._spo.targets == "cached" else self._sequences(replay)
 
     @torch.no_grad()
     def _single_steps(self, replay: Replay) -> Iterator[Batch]:
-        filled, size = slice(0, replay.num_filled), self._config.spo.batch_size
+        filled, size = slice(0, replay.num_filled), self._batch_size
         kept = replay.experience
         action, weight, advantage, log_prior = (part[filled].flatten(0, 2) for part in kept.of_search())
         obs = replay.obs[filled, :-1].flatten(0, 2)
         target_X, params_XP = self._value_targets(replay).flatten(), self._params(obs)
         valid_B = torch.ones(size, device=obs.device)
-        for index_B in replay.draw_steps(self._config.num_gradient_steps, size, self._generator):
+        for index_B in replay.draw_steps(self._num_steps, size, self._generator):
             parts = (obs, action, weight, advantage, log_prior, target_X, params_XP)
             yield Batch._make([*(part.index_select(0, index_B) for part in parts), valid_B])
 
@@ -71,11 +79,9 @@ class Batches:
 
     @torch.no_grad()
     def _sequences(self, replay: Replay) -> Iterator[Batch]:
-        spo = self._config.spo
-        num_sequences = spo.batch_size // spo.sequence_length
-        drawn = replay.draw_sequences(
-            self._config.num_gradient_steps, num_sequences, spo.sequence_length, self._generator
-        )
+        length = self._spo.sequence_length
+        num_sequences = max(1, self._batch_size // length)
+        drawn = replay.draw_sequences(self._num_steps, num_sequences, length, self._generator)
         for sequences in drawn:
             yield self._judge(replay, sequences)
 

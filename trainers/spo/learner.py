@@ -16,6 +16,7 @@ from trainers.config import SpoConfig
 from trainers.envs import EnvSpec
 from trainers.errors import DivergenceError
 from trainers.networks import ActorCritic, GreedyPolicy
+from trainers.normalize import share_moments
 from trainers.optim import FlatAdam, linear_anneal
 from trainers.rollout import RolloutStorage
 from trainers.runtime import Runtime
@@ -58,7 +59,7 @@ class Spo:
 
     def __init__(self, spec: EnvSpec, config: SpoConfig, runtime: Runtime) -> None:
         self.num_updates = 0
-        self._spec, self._config, self._device = spec, config, runtime.device
+        self._spec, self._config, self._device, self._ranks = spec, config, runtime.device, runtime.ranks
         self._plan = plan_search(spec, config.environment, config.search, runtime.device)
         policy, architecture = self._plan.policy, config.architecture
         self.network = ActorCritic(
@@ -77,11 +78,14 @@ class Spo:
         self._step = GradientStep(self.network, self._duals, policy, self._optimizers, config.spo)
         self._noise_generator = torch.Generator(self._device).manual_seed(runtime.seeds.policy)
         self._minibatch_generator = torch.Generator(self._device).manual_seed(runtime.seeds.minibatch)
-        self._batches = Batches(self._target, policy, config, self._minibatch_generator)
+        self._batches = Batches(self._target, policy, config, self._minibatch_generator, self._ranks.size)
         hardware, timesteps = config.hardware, config.training_core.total_timesteps
         mode = resolve_compile(hardware.compile, self._device, timesteps, is_image=False)
         # reduce-overhead makes graphs of its own
         uses_graphs = self._device.type == "cuda" and hardware.cuda_graphs and mode != "reduce-overhead"
+        if self._ranks.size > 1:  # the ranks talk to each other inside a gradient step, which neither can hold
+            mode, uses_graphs = "none", False
+            share_moments(self.network, self._ranks.sum)
         self._actor = Actor(self.network, self._plan, self._noise_generator, mode=mode, uses_graphs=uses_graphs)
         self._take_step = _executed(self._step, mode, self._device, uses_graphs=uses_graphs)
         self._replay: Replay | None = None
@@ -118,7 +122,7 @@ class Spo:
             progress: how much of the run is over, 0 to 1; drives the learning rates where they are annealed.
 
         Raises:
-            DivergenceError: a loss or a gradient was not finite. The parameters are spoilt.
+            DivergenceError: a loss or a gradient was not finite. No step was taken with it; others may have been.
         """
         rates = self._set_learning_rates(progress)
         replay = self._keep(storage)
@@ -133,7 +137,8 @@ class Spo:
         # only now: the steps must see observations as the search saw them
         self.network.encoder.observe(storage.obs[:-1].flatten(0, 1).index_select(0, storage.valid_index))
         # the one host sync of an update
-        numbers = torch.cat([torch.stack(rows_G).mean(0), self._actor.statistics(storage)]).tolist()
+        means = torch.cat([torch.stack(rows_G).mean(0), self._actor.statistics(storage)])
+        numbers = self._ranks.mean(means).tolist()
         self.num_updates += 1
         values = dict(zip(STEP_METRICS, numbers, strict=False)) | name_statistics(numbers[len(STEP_METRICS) :])
         self._check_finite(values)
@@ -174,7 +179,7 @@ class Spo:
     def _keep(self, storage: RolloutStorage) -> Replay:
         experience = self._actor.experience(storage, self._config.environment.reward_scale)
         if self._replay is None:
-            self._replay = Replay(storage.obs, experience, self._config.num_replay_rollouts)
+            self._replay = Replay(storage.obs, experience, self._config.num_replay_rollouts(self._ranks.size))
             if self._saved_replay is not None:
                 self._replay.load_state_dict(self._saved_replay)
                 self._saved_replay = None
@@ -196,10 +201,17 @@ class Spo:
 
     def _make_optimizers(self) -> Optimizers:
         optimization = self._config.optimization
+        mean_over_ranks = self._ranks.mean if self._ranks.size > 1 else None
         groups = (self.network.actor_parameters(), self.network.critic_parameters(), self._duals.parameters())
         rates = (optimization.actor_lr, optimization.critic_lr, optimization.dual_lr)
         return Optimizers._make(
-            FlatAdam([group], [rate], eps=optimization.adam_eps, max_grad_norm=optimization.max_grad_norm)
+            FlatAdam(
+                [group],
+                [rate],
+                eps=optimization.adam_eps,
+                max_grad_norm=optimization.max_grad_norm,
+                mean_over_ranks=mean_over_ranks,
+            )
             for group, rate in zip(groups, rates, strict=True)
         )
 

@@ -35,12 +35,15 @@ def test_limits_of_shared_settings_hold_here_too() -> None:
 
 
 def test_gradient_steps_follow_from_the_replay_ratio() -> None:
-    assert SpoConfig().num_gradient_steps == 64  # 32 x (16 x 32) / 256
+    assert SpoConfig().num_gradient_steps() == 64  # 32 x (16 x 32) / 256
     reference = SpoConfig(
         environment={"num_envs": 64}, spo={"replay_ratio": 64, "batch_size": 1024, "replay_size": 65_536}
     )
-    assert (reference.num_gradient_steps, reference.num_replay_rollouts) == (128, 32)
-    assert SpoConfig(spo={"replay_ratio": 1e-3}).num_gradient_steps == 1
+    assert (reference.num_gradient_steps(), reference.num_replay_rollouts()) == (128, 32)
+    assert SpoConfig(spo={"replay_ratio": 1e-3}).num_gradient_steps() == 1
+    # a rank has half of the environments, and draws half of each minibatch
+    half = reference.model_copy(update={"environment": reference.environment.model_copy(update={"num_envs": 32})})
+    assert (half.num_gradient_steps(2), half.num_replay_rollouts(2)) == (128, 32)
 
 
 @pytest.mark.parametrize(
