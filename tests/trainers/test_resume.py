@@ -35,12 +35,12 @@ EXACT = [*SMALL, "--checkpointing.exact", "--checkpointing.interval", "2"]
 
 
 class Command:
-    """One process of `ppo`."""
+    """One process of `ppo`, or another algorithm's command."""
 
-    def __init__(self, folder: Path, *flags: str, uri: str | None = None) -> None:
+    def __init__(self, folder: Path, *flags: str, uri: str | None = None, algorithm: str = "ppo") -> None:
         environ = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_STATE_HOME": str(folder.parent / "state")}
         where = ["--no-mlflow"] if uri is None else ["--logging.tracking-uri", uri, "--logging.exit-timeout-s", "20"]
-        argv = [sys.executable, "-m", "trainers", "ppo", *where, *flags]
+        argv = [sys.executable, "-m", "trainers", algorithm, *where, *flags]
         self._process = subprocess.Popen(
             argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environ, cwd=folder.parent
         )
@@ -72,8 +72,8 @@ class Command:
         return self._process.wait(timeout=60)
 
 
-def completed(folder: Path, *flags: str, uri: str | None = None) -> str:
-    command = Command(folder, *flags, uri=uri)
+def completed(folder: Path, *flags: str, uri: str | None = None, algorithm: str = "ppo") -> str:
+    command = Command(folder, *flags, uri=uri, algorithm=algorithm)
     code = command.end()
     assert code == 0, command.text
     return command.text
@@ -217,3 +217,22 @@ def test_run_killed_at_ten_random_moments_ends_the_same(tmp_path: Path, undistur
     ended = run_to_the_end(tmp_path / "checkpoints", moments)
     assert_same_run(ended.checkpoint, undisturbed.checkpoint)
     assert ended.curves["trainer/actor_loss"] == undisturbed.curves["trainer/actor_loss"], moments
+
+
+SPO = [
+    *("--training-core.horizon", "16", "--environment.num-envs", "4", "--environment.max-episode-steps", "32"),
+    *("--training-core.total-timesteps", "768", "--device", "cpu", "--evaluation.eval-interval", "3"),
+    *("--evaluation.num-eval-episodes", "2", "--evaluation.num-envs", "2", "--hardware.compile", "none"),
+    *("--spo.batch-size", "32", "--spo.replay-size", "256", "--architecture.hidden-sizes", "16"),
+    *("--checkpointing.exact", "--checkpointing.interval", "2"),
+]
+
+
+@pytest.mark.faults
+def test_killed_run_of_spo_ends_bit_for_bit_as_an_undisturbed_one(tmp_path: Path) -> None:
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    completed(alone, *SPO, "--checkpointing.directory", str(alone), algorithm="spo")
+    command = Command(killed, *SPO, "--checkpointing.directory", str(killed), algorithm="spo")
+    assert command.until_update(5).send(signal.SIGKILL) == -signal.SIGKILL
+    completed(killed, "--resume", str(killed), algorithm="spo")
+    assert_same_run(last(killed), last(alone))
