@@ -164,7 +164,10 @@ def _remedy(status: int, answer: Mapping[str, Any], text: str) -> str:
     if status == 401:
         return "Give MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
     if status == 403 and "host" in text.lower():
-        return "Start the server with --allowed-hosts HOST, or reach it as localhost (an SSH tunnel does)."
+        return (
+            "Start the server with --allowed-hosts 'HOST:PORT,localhost:*' (it replaces the defaults), "
+            "or reach it as localhost (an SSH tunnel does)."
+        )
     if status == 403:
         return "These credentials may not write there."
     if status == 404 and "error_code" not in answer:
