@@ -116,8 +116,8 @@ class SshServer:
 
     def end_sessions(self, parent: int | None = None) -> None:
         """End the host's side of every session; sshd goes on."""
-        owner = parent or (self._process.pid if self._process else 0)
-        for pid in _descendants(owner):
+        owner = parent or (self._process.pid if self._process else None)
+        for pid in _descendants(owner) if owner else []:  # below pid 0 are all processes of the machine
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 

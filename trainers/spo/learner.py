@@ -14,7 +14,7 @@ from torch import Tensor
 from trainers.compilation import CompileMode, GraphedCall, compiled, resolve_compile
 from trainers.config import SpoConfig
 from trainers.envs import EnvSpec
-from trainers.errors import DivergenceError
+from trainers.errors import ConfigError, DivergenceError
 from trainers.networks import ActorCritic, GreedyPolicy
 from trainers.normalize import share_moments
 from trainers.optim import FlatAdam, linear_anneal
@@ -60,6 +60,11 @@ class Spo:
     def __init__(self, spec: EnvSpec, config: SpoConfig, runtime: Runtime) -> None:
         self.num_updates = 0
         self._spec, self._config, self._device, self._ranks = spec, config, runtime.device, runtime.ranks
+        if config.num_replay_rollouts(self._ranks.size) < 1:
+            raise ConfigError(
+                f"spo.replay_size: got {config.spo.replay_size}; expected at least one rollout of all "
+                f"{self._ranks.size} processes, {config.batch_size * self._ranks.size} steps."
+            )
         self._plan = plan_search(spec, config.environment, config.search, runtime.device)
         policy, architecture = self._plan.policy, config.architecture
         self.network = ActorCritic(
@@ -152,7 +157,8 @@ class Spo:
             "target": self._target.state_dict(),
             "duals": self._duals.state_dict(),
             "optimizers": {name: part.state_dict() for name, part in self._optimizers._asdict().items()},
-            "replay": self._replay.state_dict() if self._replay else None,
+            # before the first update of a continued run, the replay is still as it was saved
+            "replay": self._replay.state_dict() if self._replay else self._saved_replay,
             "noise_generator": self._noise_generator.get_state(),
             "minibatch_generator": self._minibatch_generator.get_state(),
             "num_updates": self.num_updates,

@@ -115,6 +115,14 @@ def test_executed_action_is_one_of_the_atoms_that_carry_weight() -> None:
     assert (is_same & (parts.found.weight > 0)).any(-1).all()
 
 
+def test_learner_that_was_just_continued_can_be_saved_with_its_replay() -> None:
+    trained = Parts()
+    trained.update(1)
+    resumed = Parts()
+    resumed.spo.load_state_dict(copy.deepcopy(trained.spo.state_dict()))
+    assert resumed.spo.state_dict()["replay"] is not None
+
+
 def test_continued_learner_ends_bit_for_bit_where_the_uninterrupted_one_ends() -> None:
     whole, broken = Parts(), Parts()
     whole.update(2)
