@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from rltelemetry.keys import mlflow_key
-from rltelemetry.redact import clean_field, safe_text
+from rltelemetry.values import clean_field, safe_text
 
 __all__ = ["Facts", "read_facts"]
 

@@ -21,8 +21,8 @@ from typing import Any, Final, Literal, NamedTuple
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from rltelemetry.current_span import NO_CONTEXT, SPAN_KEY, read_span_context
-from rltelemetry.redact import clean_field, freeze, safe_text
 from rltelemetry.types import Fields
+from rltelemetry.values import clean_field, freeze, safe_text
 
 __all__ = [
     "CELL",

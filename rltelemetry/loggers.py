@@ -19,7 +19,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from rltelemetry.current_span import NO_CONTEXT, SPAN_KEY, read_span_context
 from rltelemetry.handoff import CELL
-from rltelemetry.redact import freeze, safe_text
+from rltelemetry.values import freeze, safe_text
 
 __all__ = ["HANDOFF", "LEVELS", "BoundLogger", "Channel", "Tee", "assemble", "channel", "set_thresholds"]
 

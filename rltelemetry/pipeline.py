@@ -24,11 +24,11 @@ from rltelemetry.forks import watch_forks
 from rltelemetry.handoff import CELL, Call, Handoff
 from rltelemetry.loggers import HANDOFF, Tee, assemble, channel, set_thresholds
 from rltelemetry.processors import normalize_category, sanitize
-from rltelemetry.redact import safe_text
 from rltelemetry.settings import Resolved, Settings, resolve
 from rltelemetry.stats import Stats
 from rltelemetry.stdlib import StdlibHandler
 from rltelemetry.types import Origin
+from rltelemetry.values import safe_text
 
 if TYPE_CHECKING:
     from rltelemetry.parts import Parts

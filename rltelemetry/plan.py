@@ -10,9 +10,9 @@ from typing import Any, Final, Self
 
 from rltelemetry.facts import read_facts
 from rltelemetry.provenance import source_tags
-from rltelemetry.redact import safe_text
 from rltelemetry.settings import Settings
 from rltelemetry.types import Origin
+from rltelemetry.values import safe_text
 
 __all__ = ["CLIENT_UUID_TAG", "HEARTBEAT_TAG", "OWNER_TAG", "RunPlan"]
 

@@ -8,8 +8,9 @@ from typing import Any
 from structlog.typing import EventDict, WrappedLogger
 
 from rltelemetry.labels import Labels
-from rltelemetry.redact import clean_field, clean_text, safe_text
+from rltelemetry.redact import clean_text
 from rltelemetry.schema import CATEGORY_ALIASES, CATEGORY_FIELDS, Category
+from rltelemetry.values import clean_field, safe_text
 
 __all__ = ["CONTROL_FIELDS", "TRACEBACK_FIELDS", "LabelMetrics", "category_of", "normalize_category", "sanitize"]
 

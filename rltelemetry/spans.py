@@ -23,8 +23,9 @@ from opentelemetry.trace import (
 )
 
 from rltelemetry.handoff import Handoff, SpanEnd
-from rltelemetry.redact import clean_field, clean_text, safe_text
+from rltelemetry.redact import clean_text
 from rltelemetry.trace_ids import new_span_id, new_trace_id
+from rltelemetry.values import clean_field, safe_text
 
 __all__ = ["UNTRACED", "SpanOpener", "add_foreign_event", "clean_attributes", "event_attributes"]
 

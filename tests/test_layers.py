@@ -9,8 +9,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 RLTELEMETRY: list[set[str]] = [
     {"errors", "schema", "clock", "endings", "stats", "current_span", "processes", "trace_ids", "fork_gate"},
-    {"types", "locks", "keys"},
-    {"ports", "settings", "filtering", "labels", "extract", "redact", "notices"},
+    {"types", "locks", "keys", "redact"},
+    {"ports", "settings", "filtering", "labels", "extract", "values", "notices"},
     {"processors", "provenance", "facts"},
     {"plan"},
     {"handoff"},

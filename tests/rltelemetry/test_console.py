@@ -27,12 +27,12 @@ from hypothesis import strategies as st
 from rltelemetry.extract import extract
 from rltelemetry.labels import Labels
 from rltelemetry.processors import normalize_category, sanitize
-from rltelemetry.redact import Unread, freeze
 from rltelemetry.schema import Category
 from rltelemetry.sinks.console import ConsoleSink, can_redraw, resolve_mode
 from rltelemetry.sinks.console.render import dashboard_line, format_value, json_line
 from rltelemetry.sinks.console.writer import LineWriter
 from rltelemetry.types import Record
+from rltelemetry.values import Unread, freeze
 
 TIME_NS = 1_700_000_000_123_456_789
 WAIT_S = 10.0

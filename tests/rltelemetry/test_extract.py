@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rltelemetry.extract import MAX_POINTS, Extraction, Refusal, extract, metric_key
-from rltelemetry.redact import Unread
 from rltelemetry.schema import MAX_KEY_LENGTH, Category
 from rltelemetry.types import MetricPoint, Record
+from rltelemetry.values import Unread
 
 TIME_NS = 1_700_000_000_123_999_999
 

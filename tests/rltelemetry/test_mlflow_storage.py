@@ -137,11 +137,11 @@ def test_network_file_system_gets_no_wal(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("path", "expected"), [("/home/me/x", True), ("/home/me/local/x", False), ("/tmp/x", False), ("/my disk/x", True)]
+    ("path", "expected"), [("/net/me/x", True), ("/net/me/local/x", False), ("/disk/x", False), ("/my disk/x", True)]
 )
 def test_longest_mount_point_decides(path: str, expected: bool) -> None:
     mounts = (
-        "/dev/sda / ext4 rw 0 0\nserver:/home /home nfs4 rw 0 0\n/dev/sdb /home/me/local ext4 rw 0 0\n"
+        "/dev/sda / ext4 rw 0 0\nserver:/net /net nfs4 rw 0 0\n/dev/sdb /net/me/local ext4 rw 0 0\n"
         "//nas/share /my\\040disk cifs rw 0 0\nbroken line\n"
     )
     assert is_network_file_system(Path(path), mounts) is expected
@@ -179,8 +179,8 @@ def test_directory_is_that_of_the_state_of_the_user(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("XDG_STATE_HOME", "/state")
     assert default_directory() == Path("/state/rltelemetry")
     monkeypatch.delenv("XDG_STATE_HOME")
-    monkeypatch.setenv("HOME", "/home/me")
-    assert default_directory() == Path("/home/me/.local/state/rltelemetry")
+    monkeypatch.setenv("HOME", "/someone")
+    assert default_directory() == Path("/someone/.local/state/rltelemetry")
 
 
 def test_memory_has_the_same_tables(tmp_path: Path) -> None:

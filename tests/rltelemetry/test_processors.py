@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from rltelemetry.labels import Labels
 from rltelemetry.processors import LabelMetrics, normalize_category, sanitize
-from rltelemetry.redact import freeze
 from rltelemetry.schema import Category
+from rltelemetry.values import freeze
 
 
 def normalized(**fields: Any) -> Any:

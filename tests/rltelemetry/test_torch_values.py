@@ -9,9 +9,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from rltelemetry.extract import extract  # noqa: E402
-from rltelemetry.redact import freeze  # noqa: E402
 from rltelemetry.schema import Category  # noqa: E402
 from rltelemetry.types import Record  # noqa: E402
+from rltelemetry.values import freeze  # noqa: E402
 
 
 def extracted(**fields: Any) -> tuple[list[Any], list[Any]]:

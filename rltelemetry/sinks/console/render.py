@@ -13,9 +13,10 @@ from typing import Any, TypeGuard
 
 from rltelemetry.labels import Labels
 from rltelemetry.processors import TRACEBACK_FIELDS
-from rltelemetry.redact import clean_value, escape_controls, safe_text
+from rltelemetry.redact import escape_controls
 from rltelemetry.schema import Category
 from rltelemetry.types import Record
+from rltelemetry.values import clean_value, safe_text
 
 __all__ = ["dashboard_line", "format_value", "json_line"]
 

@@ -4,12 +4,13 @@ from typing import TextIO
 
 from rltelemetry.clock import Clock, SystemClock
 from rltelemetry.labels import Labels
-from rltelemetry.redact import escape_controls, safe_text
+from rltelemetry.redact import escape_controls
 from rltelemetry.schema import Category
 from rltelemetry.sinks.console.mode import Mode
 from rltelemetry.sinks.console.render import dashboard_line, json_line
 from rltelemetry.sinks.console.writer import LineWriter
 from rltelemetry.types import Record
+from rltelemetry.values import safe_text
 
 __all__ = ["ConsoleSink"]
 
