@@ -20,6 +20,7 @@ from rltelemetry.export import MlflowExport
 from rltelemetry.facts import Facts
 from rltelemetry.filtering import Filter
 from rltelemetry.handoff import CELL, Handoff, print_plainly
+from rltelemetry.intake import Intake
 from rltelemetry.labels import Labels, parse_labels
 from rltelemetry.notices import Notices
 from rltelemetry.settings import Resolved, Settings
@@ -71,6 +72,7 @@ class Parts:
         self._otlp = self._make_otlp(environ)
         tracer = self._otlp.tracer if self._otlp else None
         self.spans = SpanOpener(tracer, self.handoff, self._open_spans, settings.trace_interval_s)
+        self._intake = self._make_intake()
         self.worker = self._make_worker()
         for problem in problems:
             self._notices.once(problem, problem)
@@ -133,7 +135,7 @@ class Parts:
 
     def stats(self) -> Stats:
         """Count what became of everything."""
-        events, dropped = self.worker.events_processed, dict(self.worker.events_dropped)
+        events, dropped = self._intake.events_processed, dict(self._intake.events_dropped)
         if self._export is None:
             return Stats(events, dropped)
         points, spans = self._export.points.counts(), self._export.spans.counts()
@@ -162,8 +164,8 @@ class Parts:
 
     def _after_close(self, level: str, logger: str, event: Any, fields: Fields) -> None:
         """Show an event that comes too late, and count it: there is no worker any more."""
-        self.worker.events_dropped["closed"] += 1
-        if self._settings.console != "off" and self.worker.events_dropped["closed"] <= SHOWN_AFTER_CLOSE:
+        self._intake.events_dropped["closed"] += 1
+        if self._settings.console != "off" and self._intake.events_dropped["closed"] <= SHOWN_AFTER_CLOSE:
             print_plainly(level, logger, event, fields)
 
     def _is_quiet_child(self) -> bool:
@@ -200,17 +202,19 @@ class Parts:
         deliver = mlflow.sink.add_traces if mlflow else None
         return OtlpSink(settings.service_name, deliver, lambda: self.run_id, self._open_spans, environ)
 
-    def _make_worker(self) -> Worker:
-        mlflow = self._export
+    def _make_intake(self) -> Intake:
         sinks: list[Sink] = [self._console]
         if self._otlp is not None:
             sinks.append(self._otlp)
-        if mlflow is not None:
-            sinks.append(mlflow.sink)  # last: its commit stores what the tracing sink has encoded
+        if self._export is not None:
+            sinks.append(self._export.sink)  # last: its commit stores what the tracing sink has encoded
+        return Intake(self.handoff, self._otlp, sinks, self._notices)
+
+    def _make_worker(self) -> Worker:
+        mlflow = self._export
         return Worker(
             self.handoff,
-            spans=self._otlp,
-            sinks=sinks,
+            self._intake,
             delivery=mlflow,
             background=mlflow.background if mlflow else [],
             notices=self._notices,

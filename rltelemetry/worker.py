@@ -9,16 +9,14 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
-from rltelemetry.chain import to_record
-from rltelemetry.handoff import Call, Handoff, Snapshot, SpanEnd
+from rltelemetry.handoff import Call, Handoff
+from rltelemetry.intake import Intake
 from rltelemetry.notices import Notices
-from rltelemetry.types import Record, Sink
 
-__all__ = ["POLL_S", "Deliverer", "SpanSink", "Worker"]
+__all__ = ["POLL_S", "Deliverer", "Worker"]
 
 POLL_S: Final = 0.1
 """The longest that an event waits for the spool while there is traffic (0.26 % of a core)."""
@@ -38,19 +36,6 @@ ABANDON_S: Final = 0.5
 """Longest time that a failed loop is given to tidy up."""
 
 
-class SpanSink(Sink, Protocol):
-    """The sink that owns the spans."""
-
-    def end_span(self, end: SpanEnd) -> None:
-        """End a span that a caller left."""
-
-    def end_open_spans(self, time_ns: int) -> None:
-        """End the spans that callers have open."""
-
-    def begin_close(self) -> None:
-        """No span comes any more: start to send the rest, without waiting."""
-
-
 class Deliverer(Protocol):
     """What sends the data that the sinks have put aside."""
 
@@ -62,12 +47,11 @@ class Deliverer(Protocol):
 
 
 class Worker:
-    """Runs sinks and delivery on a daemon thread.
+    """Runs intake and delivery on a daemon thread.
 
     Args:
         handoff: the queue to drain.
-        spans: the tracing sink, or None.
-        sinks: every sink, in the order in which they see a record.
+        intake: takes what is on it.
         delivery: what sends; None when nothing is sent.
         background: makes the coroutines that run beside the drain; each is started again if it fails.
         make_loop: makes the event loop.
@@ -78,19 +62,15 @@ class Worker:
     def __init__(
         self,
         handoff: Handoff,
-        spans: SpanSink | None,
-        sinks: Sequence[Sink],
+        intake: Intake,
         delivery: Deliverer | None,
         background: Sequence[Callable[[], Awaitable[None]]],
         notices: Notices,
         make_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
         on_loop_lost: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self.events_processed = 0
-        self.events_dropped: Counter[str] = Counter()
         self._handoff = handoff
-        self._spans = spans
-        self._sinks = sinks
+        self._intake = intake
         self._delivery = delivery
         self._background = background
         self._notices = notices
@@ -120,7 +100,7 @@ class Worker:
     def commit(self, timeout_s: float) -> bool:
         """Wait until everything logged before this call was put aside by the sinks; False on time-out."""
         done = threading.Event()
-        self._handoff.put_unbounded(Call(self._commit))
+        self._handoff.put_unbounded(Call(self._intake.commit))
         self._handoff.put_unbounded(Call(done.set))
         self._handoff.wake()
         return done.wait(timeout_s)
@@ -130,17 +110,8 @@ class Worker:
         self._closing_at = time.monotonic() + timeout_s
         self._handoff.wake()
         self._thread.join(timeout_s + 0.1)
-        self._count_leftovers()
+        self._intake.count_leftovers()
         return not self._thread.is_alive()
-
-    def _count_leftovers(self) -> None:
-        """Count what nobody will process: taken off one by one, so that a worker that still lives counts none twice."""
-        self._count_drops()
-        queue = self._handoff.queue
-        while queue:
-            with contextlib.suppress(IndexError):
-                if type(queue.popleft()) is tuple:
-                    self.events_dropped["late"] += 1
 
     def _main(self) -> None:
         while True:
@@ -190,68 +161,20 @@ class Worker:
 
     async def _finish(self, deadline: float) -> None:
         await self._drain()
-        if self._spans is not None:
-            self._spans.end_open_spans(time.time_ns())
-            self._commit()
-            self._spans.begin_close()
+        self._intake.end_spans()
         if self._delivery is not None:
             await self._delivery.finish(deadline)
 
     async def _drain(self) -> None:
         """Take everything off the queue that is on it now, in pieces that leave the loop alive."""
-        queue = self._handoff.queue
-        waiting = len(queue)
+        waiting = len(self._handoff.queue)
         if waiting:
             self._last_event_at = time.monotonic()
-        while waiting > 0:
-            for _ in range(min(waiting, CHUNK, len(queue))):
-                self._take(queue.popleft())
+        while waiting > CHUNK:
+            self._intake.take(CHUNK)
             waiting -= CHUNK
-            self._commit()
             await asyncio.sleep(0)
-        self._commit()  # what came another way: system metrics, spans ended by hand
-        self._count_drops()
-
-    def _take(self, item: object) -> None:
-        try:
-            if type(item) is tuple:
-                snapshot = Snapshot._make(item)
-                self._handoff.extra_bytes_taken += snapshot.extra_bytes
-                self._fan_out(to_record(snapshot))
-                self.events_processed += 1
-            elif isinstance(item, SpanEnd) and self._spans is not None:
-                self._spans.end_span(item)
-            elif isinstance(item, Call):
-                item.run()
-        except BaseException as error:
-            if type(item) is tuple:
-                self.events_dropped["processor"] += 1
-            if not isinstance(error, Exception):
-                raise  # ends the loop, which is started again
-            self._notices.warn("record", f"an event could not be processed and was dropped: {error!r}")
-
-    def _fan_out(self, record: Record) -> None:
-        """Show the record to every sink; one that fails does not keep it from the others."""
-        for sink in self._sinks:
-            try:
-                sink.emit(record)
-            except Exception as error:
-                self._notices.warn(f"sink {type(sink).__name__}", f"{type(sink).__name__} failed: {error!r}")
-
-    def _commit(self) -> None:
-        for sink in self._sinks:
-            try:
-                sink.commit()
-            except Exception as error:
-                self._notices.warn(f"sink {type(sink).__name__}", f"{type(sink).__name__} failed: {error!r}")
-
-    def _count_drops(self) -> None:
-        drops = self._handoff.take_drops()
-        self.events_dropped.update(drops)
-        if drops["full"]:
-            self._notices.warn(
-                "queue", f"{drops['full']} events were dropped: they came faster than they can be processed"
-            )
+        self._intake.take(waiting)  # with nothing waiting, too: points and spans come by other ways as well
 
     async def _pause(self, loop: asyncio.AbstractEventLoop) -> None:
         is_idle = time.monotonic() - self._last_event_at > IDLE_AFTER_S
@@ -269,7 +192,7 @@ class Worker:
 
     async def _flush(self, flush: "_Flush") -> None:
         try:
-            self._commit()
+            self._intake.commit()
             flush.is_complete = self._delivery is None or await self._delivery.drain(flush.deadline)
         except asyncio.CancelledError:
             raise  # the loop is lost; the next one goes on with it

@@ -15,7 +15,7 @@ RLTELEMETRY: list[set[str]] = [
     {"plan"},
     {"handoff"},
     {"loggers", "spans", "forks", "chain"},
-    {"stdlib"},
+    {"stdlib", "intake"},
     {"sinks.console", "sinks.otlp", "sinks.mlflow"},
     {"registration"},
     {"run", "system"},

@@ -10,6 +10,7 @@ import pytest
 
 from rltelemetry.clock import SystemClock
 from rltelemetry.handoff import Call, Handoff, SpanEnd
+from rltelemetry.intake import Intake
 from rltelemetry.notices import Notices
 from rltelemetry.schema import Category
 from rltelemetry.spans import add_foreign_event
@@ -71,14 +72,11 @@ class Bench:
         self.notices: list[str] = []
         self.handoff = Handoff(10_000, 1 << 20, set(), add_foreign_event)
         self.sink = RecordingSink()
-        defaults = {
-            "spans": None,
-            "sinks": [self.sink],
-            "delivery": None,
-            "background": [],
-            "notices": Notices(lambda _level, message: self.notices.append(message), SystemClock()),
-        }
-        self.worker = Worker(self.handoff, **{**defaults, **parts})
+        notices = Notices(lambda _level, message: self.notices.append(message), SystemClock())
+        spans, sinks = parts.pop("spans", None), parts.pop("sinks", [self.sink])
+        self.intake = Intake(self.handoff, spans, sinks, notices)
+        defaults = {"delivery": None, "background": [], "notices": notices}
+        self.worker = Worker(self.handoff, self.intake, **{**defaults, **parts})
 
     def log(self, event: str, /, **fields: Any) -> None:
         self.handoff.put("info", "test", event, fields, {})
@@ -98,7 +96,7 @@ def test_event_becomes_a_record_with_its_category_and_safe_values(bench: Bench) 
     (record,) = bench.sink.records
     assert (record.event, record.level, record.logger, record.category) == ("train", "info", "test", Category.TRAINER)
     assert record.fields == {"critic_loss": 0.5, "timesteps": 100, "note": r"two\nlines"}
-    assert bench.worker.events_processed == 1
+    assert bench.intake.events_processed == 1
 
 
 def test_field_named_event_stands_beside_the_message(bench: Bench) -> None:
@@ -138,8 +136,8 @@ def test_item_that_cannot_be_processed_is_dropped_and_counted(bench: Bench) -> N
     bench.log("x")
     bench.worker.flush(5.0)
     assert [record.event for record in bench.sink.records] == ["x"]
-    assert bench.worker.events_dropped == {"processor": 1}
-    assert bench.worker.events_processed == 1
+    assert bench.intake.events_dropped == {"processor": 1}
+    assert bench.intake.events_processed == 1
 
 
 def test_span_end_stands_behind_the_events_of_its_span() -> None:
@@ -184,7 +182,7 @@ def test_what_comes_after_the_end_is_counted_as_late() -> None:
     bench.worker.close(2.0)
     bench.log("too late")
     bench.worker.close(0.0)
-    assert bench.worker.events_dropped == {"late": 1}
+    assert bench.intake.events_dropped == {"late": 1}
 
 
 def test_failing_task_is_said_and_started_again() -> None:
@@ -242,7 +240,7 @@ def test_worker_that_dies_while_closing_still_finishes_within_the_bound() -> Non
     bench.log("x")
     assert bench.worker.close(10.0)
     assert len(delivery.deadlines) == 2
-    assert bench.worker.events_processed == 1
+    assert bench.intake.events_processed == 1
 
 
 def test_failed_loop_is_tidied_up_before_the_next_one() -> None:
@@ -273,7 +271,7 @@ def test_failed_loop_is_tidied_up_before_the_next_one() -> None:
     assert bench.worker.flush(20.0)
     assert log == ["task ended", "loop left"]
     assert bench.worker.close(2.0)
-    assert bench.worker.events_dropped == {"processor": 1}
+    assert bench.intake.events_dropped == {"processor": 1}
 
 
 def test_leftovers_are_counted_once_though_the_worker_still_lives() -> None:
@@ -293,8 +291,8 @@ def test_leftovers_are_counted_once_though_the_worker_still_lives() -> None:
     assert not bench.worker.close(0.1)
     release.set()
     bench.worker._thread.join(30.0)
-    assert bench.worker.events_processed + sum(bench.worker.events_dropped.values()) == 1000
-    assert bench.worker.events_processed == len(sink.records)
+    assert bench.intake.events_processed + sum(bench.intake.events_dropped.values()) == 1000
+    assert bench.intake.events_processed == len(sink.records)
 
 
 def test_full_queue_is_said_with_its_count() -> None:
@@ -304,6 +302,6 @@ def test_full_queue_is_said_with_its_count() -> None:
         bench.log("x")
     bench.worker.start()
     bench.worker.close(2.0)
-    assert bench.worker.events_dropped == {"full": 15}
-    assert bench.worker.events_processed == 10
+    assert bench.intake.events_dropped == {"full": 15}
+    assert bench.intake.events_processed == 10
     assert bench.notices == ["15 events were dropped: they came faster than they can be processed"]
