@@ -61,6 +61,7 @@ class Run:
         self._notices = notices
         self._clock = clock
         self._settled = threading.Event()
+        self._complain_from = clock.monotonic() + settings.startup_s
         self._patience = Patience(settings.request_timeout_s, clock)
         self._registration = Registration(plan, role, client, self._patience)
         self._breaker = Breaker(settings.request_attempts, clock, random.Random(), MAX_BACKOFF_S)
@@ -179,7 +180,8 @@ class Run:
     def _complain(self) -> None:
         """Say that the server is away; a child leaves that to its parent."""
         outcome = self.last_failure
-        if outcome is not None and self._breaker.is_open and self._role == "owner":
+        is_starting = self._clock.monotonic() < self._complain_from
+        if outcome is not None and self._breaker.is_open and self._role == "owner" and not is_starting:
             self._notices.warn(
                 f"run {outcome.cause[:40]}",
                 f"MLflow at {self._client.base_uri} cannot be reached: {outcome} "

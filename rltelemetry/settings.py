@@ -78,6 +78,9 @@ class Settings(BaseModel):
     flush_interval_s: float = Field(1.0, gt=0, description="Send at least this often.")
     request_timeout_s: float = Field(3.0, gt=0, description="First time-out of a request; retries wait longer.")
     request_attempts: int = Field(3, ge=1, description="Tries before a batch waits for the server's return.")
+    startup_s: float = Field(
+        0.0, ge=0, description="A server that cannot be reached is taken for one that is starting for so long."
+    )
     exit_timeout_s: float = Field(3.0, ge=0, description="Longest that leaving the program may wait for delivery.")
     handle_signals: bool = Field(
         True, description="End the run KILLED on SIGTERM and SIGHUP (main thread, default handlers only)."

@@ -19,11 +19,10 @@ REFUSED = httpx.ConnectError("connection refused")
 class Life(Bench):
     """A run with its surroundings."""
 
-    def __init__(self, role: Role = "owner", **changes: Any) -> None:
+    def __init__(self, role: Role = "owner", startup_s: float = 0.0, **changes: Any) -> None:
         super().__init__()
-        self.life = Run(
-            RunPlan(**{**PLAN.facts, **changes}), role, self.settings, self.spool, self.client, self.notices, self.clock
-        )
+        plan, settings = RunPlan(**{**PLAN.facts, **changes}), self.settings.model_copy(update={"startup_s": startup_s})
+        self.life = Run(plan, role, settings, self.spool, self.client, self.notices, self.clock)
 
     def live(self, seconds: float) -> None:
         """Let the run live for a while."""
@@ -86,6 +85,15 @@ def test_failing_heartbeat_is_nobodys_business() -> None:
     life.fail_always(REFUSED)
     life.live(3 * HEARTBEAT_S)
     assert len(life.said) == before
+
+
+def test_server_that_is_starting_is_not_complained_about() -> None:
+    life = Life(startup_s=60.0)
+    life.fail_always(REFUSED)
+    life.live(50.0)
+    assert life.said == []
+    life.live(40.0)
+    assert "cannot be reached" in life.said[0]
 
 
 def test_server_that_is_away_is_waited_for_with_one_line_in_half_a_minute() -> None:

@@ -271,7 +271,7 @@ class FakeServers:
 def chosen(servers: FakeServers, argv: list[str], **environ: str) -> tuple[object, list[str]]:
     lines: list[str] = []
     fields = fields_of(argv, **environ)
-    return choose_server(fields, environ, lines.append, servers).fields.get("tracking_uri"), lines
+    return choose_server(fields, environ, lines.append, servers).get("tracking_uri"), lines
 
 
 def test_server_that_is_given_is_not_looked_for() -> None:
@@ -305,8 +305,8 @@ def test_else_one_of_our_own_is_used(is_new: bool, note: str) -> None:
 
 def test_only_a_server_that_is_starting_is_waited_for_when_training_is_done() -> None:
     servers = [FakeServers("http://a:1"), *(FakeServers(own=OwnServer("http://a:1", new)) for new in (False, True))]
-    patience = [choose_server({}, {}, lambda _line: None, server).patience_s > 0 for server in servers]
-    assert patience == [False, False, True]
+    chosen = [choose_server({}, {}, lambda _line: None, server) for server in servers]
+    assert [fields.get("startup_s", 0) > 0 for fields in chosen] == [False, False, True]
 
 
 def test_server_that_cannot_be_started_is_said_and_costs_nothing() -> None:

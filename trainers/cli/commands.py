@@ -73,14 +73,13 @@ def _dispatch(command: str, argv: Sequence[str]) -> None:
 
 def _train(algorithm: "AlgorithmEntry[Any]", argv: Sequence[str], interruption: "Interruption") -> None:
     from trainers.cli.arguments import parse
-    from trainers.cli.telemetry import Choice, choose_server, telemetry_fields
+    from trainers.cli.telemetry import choose_server, telemetry_fields
 
     arguments = parse(argv, algorithm)
     fields = telemetry_fields(algorithm.name, arguments, os.environ)
-    server = Choice()
     if is_first_rank():
-        server = choose_server(fields, os.environ, (lambda _: None) if arguments.is_quiet else say)
+        fields |= choose_server(fields, os.environ, (lambda _: None) if arguments.is_quiet else say)
 
     from trainers.cli.training import train_algorithm
 
-    train_algorithm(algorithm, arguments, {**fields, **server.fields}, server.patience_s, interruption)
+    train_algorithm(algorithm, arguments, fields, interruption)

@@ -7,8 +7,7 @@ YAML's values are held back where an environment variable speaks, and the flags'
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 from rltelemetry.filtering import BACKEND_LOGGERS, BACKEND_THRESHOLD, LEVELS
 from rltelemetry.settings import ENVIRONMENT, resolve
@@ -16,7 +15,7 @@ from trainers.cli.arguments import Arguments
 from trainers.cli.resumption import Saved
 from trainers.config import LoggingConfig, RunConfig
 
-__all__ = ["EMITTED", "Choice", "Servers", "choose_server", "steps_already_there", "telemetry_fields"]
+__all__ = ["EMITTED", "Servers", "choose_server", "steps_already_there", "telemetry_fields"]
 
 EMITTED: Final = "emitted.json"
 """What an orderly end notes beside the checkpoints: the last step of each category."""
@@ -30,8 +29,8 @@ RIVALS: Final = {
 """Settings that another one makes void: what the environment says of the rival outranks the YAML, too."""
 
 
-STARTING_S: Final = 60.0
-"""A short training is over before the server that it has started is up: its user would find an empty page."""
+STARTUP_S: Final = 60.0
+"""Longest that our own server takes. A short training is over before it is up: its user would find an empty page."""
 
 
 class Server(Protocol):
@@ -84,18 +83,6 @@ def telemetry_fields(service_name: str, arguments: Arguments[RunConfig], environ
     return fields
 
 
-class Choice(NamedTuple):
-    """Where MLflow is.
-
-    Attributes:
-        fields: what to add to the keyword arguments of `rltelemetry.configure`.
-        patience_s: how long a training that is over should wait for the run to be known.
-    """
-
-    fields: Mapping[str, Any] = MappingProxyType({})
-    patience_s: float = 0.0
-
-
 def steps_already_there(fields: Mapping[str, Any], saved: Saved[Any] | None) -> dict[str, int]:
     """Return the last step of each category that the run to be continued has, whether it was delivered or not."""
     if saved is None:
@@ -112,31 +99,34 @@ def steps_already_there(fields: Mapping[str, Any], saved: Saved[Any] | None) -> 
 
 def choose_server(
     fields: Mapping[str, Any], environ: Mapping[str, str], say: Callable[[str], None], servers: Servers | None = None
-) -> Choice:
+) -> dict[str, Any]:
     """Decide where MLflow is, without waiting for it, and say so.
 
     The one that is given; else the one that answers at the default address; else one of our own, started in the
     background. Whatever goes wrong here costs the training nothing: data waits in the spool.
+
+    Returns:
+        What to add to the keyword arguments of `rltelemetry.configure`.
     """
     resolved = resolve(fields, environ)
     if not resolved.settings.metrics and not resolved.settings.traces:
         say("MLflow: off")
-        return Choice()
+        return {}
     if "tracking_uri" in resolved.sources:
         say(f"MLflow: {resolved.settings.tracking_uri}")
-        return Choice()
+        return {}
     servers = servers or _servers()
     try:
         if (found := servers.find()) is not None:
             say(f"MLflow: {found}")
-            return Choice({"tracking_uri": found})
+            return {"tracking_uri": found}
         server = servers.ensure(Path.cwd())
     except Exception as error:
         say(f"MLflow: none is running, and none could be started: {error}")
         say(f"MLflow: metrics wait on disk for {resolved.settings.tracking_uri}")
-        return Choice()
+        return {}
     say(f"MLflow: {server.uri} ({'starting; ' if server.is_new else ''}stop it with 'rltelemetry down')")
-    return Choice({"tracking_uri": server.uri}, STARTING_S if server.is_new else 0.0)
+    return {"tracking_uri": server.uri, "startup_s": STARTUP_S if server.is_new else 0.0}
 
 
 def _servers() -> Servers:

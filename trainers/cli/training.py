@@ -29,7 +29,6 @@ def train_algorithm(
     entry: AlgorithmEntry[ConfigT],
     arguments: Arguments[ConfigT],
     telemetry_fields: Mapping[str, Any],
-    patience_s: float,
     interruption: Interruption,
 ) -> Outcome:
     """Train; the telemetry is opened once everything else stands, so that a mistake leaves no run behind.
@@ -38,7 +37,6 @@ def train_algorithm(
         entry: the algorithm.
         arguments: the run's settings, and where it goes on from.
         telemetry_fields: keyword arguments of `rltelemetry.configure`.
-        patience_s: how long to wait, when training is done, for a server that is still starting.
         interruption: tells of signals.
 
     Raises:
@@ -48,7 +46,7 @@ def train_algorithm(
     parts = assemble(entry, arguments)
     with closing(parts.runtime.ranks) as ranks:
         if ranks.is_first:
-            return _train_and_talk(entry, arguments, telemetry_fields, patience_s, interruption, parts)
+            return _train_and_talk(entry, arguments, telemetry_fields, interruption, parts)
         return _train(parts, arguments.config, entry.name, None, None, Emitter.silent(), interruption)
 
 
@@ -56,7 +54,6 @@ def _train_and_talk(
     entry: AlgorithmEntry[ConfigT],
     arguments: Arguments[ConfigT],
     telemetry_fields: Mapping[str, Any],
-    patience_s: float,
     interruption: Interruption,
     parts: Parts,
 ) -> Outcome:
@@ -69,8 +66,15 @@ def _train_and_talk(
             emitter = Emitter(entry.name, telemetry, stored)
             _say_start(emitter, arguments, parts, folder)
             outcome = _train(parts, arguments.config, entry.name, folder, telemetry, emitter, interruption)
-            telemetry.wait_ready(patience_s)
+            _wait_for_server(telemetry, emitter, fields.get("startup_s", 0.0))
     return outcome
+
+
+def _wait_for_server(telemetry: Telemetry, emitter: Emitter, timeout_s: float) -> None:
+    """Let a server that this run has started come up: its page would stay empty."""
+    if timeout_s and telemetry.run_id is None:
+        emitter.say(f"waiting for MLflow to start, {timeout_s:g} s at most")
+        telemetry.wait_ready(timeout_s)
 
 
 def _train(
