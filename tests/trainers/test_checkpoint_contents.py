@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from trainers.checkpoint import Checkpoint, Progress, RunState, decode, encode
-from trainers.checkpoint.random_state import random_state, set_random_state
+from trainers.checkpoint.random_state import random_state
 from trainers.config import PpoConfig
 from trainers.errors import CheckpointError
 from trainers.rollout import EpisodeStatistics
@@ -79,7 +79,7 @@ def test_global_generators_go_on_with_the_same_numbers() -> None:
     checkpoint = decode(encode(captured(run_state())), "x")
     expected = draws()
     draws()
-    set_random_state(checkpoint.random)
+    RunState(Counter(), EpisodeStatistics(2)).restore(checkpoint)
     assert draws() == expected
 
 
