@@ -81,6 +81,11 @@ class MlflowExport:
         """Where the spool lies, or would if the disk were good: names this process to its children."""
         return self._file.path
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether the spool lies on a disk, and not in memory for want of a good one."""
+        return self._spool.path is not None
+
     async def drain(self, deadline: float) -> bool:
         """Send everything that waits; says whether that was reached before `deadline`."""
         await self.run.settle(deadline, is_patient=True)

@@ -22,7 +22,7 @@ from opentelemetry.trace import INVALID_SPAN, Span
 
 from rltelemetry.current_span import NO_CONTEXT, SPAN_KEY, read_span_context
 from rltelemetry.types import Fields
-from rltelemetry.values import clean_field, freeze, safe_text
+from rltelemetry.values import clean_field, freeze, safe_text, traceback_text
 
 __all__ = [
     "CELL",
@@ -134,7 +134,7 @@ class Handoff:
         now_ns = stamp_ns or time_ns()
         if len(self.queue) >= self.watermark and not self.has_room():
             return
-        text = safe_text(event)
+        text = event if type(event) is str else safe_text(event)  # the worker cleans both
         frozen, size = snapshot_fields(fields)
         size += len(text)
         if self.extra_bytes_added - self.extra_bytes_taken + size > self._capacity_bytes:
@@ -142,7 +142,7 @@ class Handoff:
             return
         span: Any = read_span_context(NO_CONTEXT).get(SPAN_KEY, INVALID_SPAN)
         if span is not INVALID_SPAN and span not in self.own_spans:
-            span = self.on_other_span(span, text, frozen, bound)
+            span = self.on_other_span(span, text, frozen, bound, now_ns)
         self.extra_bytes_added += size
         self.queue.append((now_ns, level, logger, text, frozen, bound, copy_context(), span, size, console))
 
@@ -157,11 +157,11 @@ class Handoff:
             self.wake()
         return True
 
-    def on_other_span(self, span: Span, event: str, fields: Fields, bound: Mapping[str, Any]) -> Any:
+    def on_other_span(self, span: Span, event: str, fields: Fields, bound: Mapping[str, Any], stamp_ns: int) -> Any:
         """Add the event to a span that somebody else will end; one that has ended is left to the worker."""
         if not span.is_recording():
             return span
-        self._on_foreign_span(span, event, {**bound, **fields}, time_ns())
+        self._on_foreign_span(span, event, {**bound, **fields}, stamp_ns)
         return ON_FOREIGN_SPAN
 
     def put_unbounded(self, item: SpanEnd | Call) -> None:
@@ -179,13 +179,18 @@ class Cell:
     Attributes:
         active: the open pipeline's queue, None when there is none.
         fallback: shows an event when there is no pipeline: `fallback(level, logger, event, fields)`.
-        opener: opens a pipeline when an event comes and there is none: in a forked child; else it returns None.
+        opener: opens a pipeline when an event comes and there is none: in a forked child; else it returns None. It
+            never raises.
     """
 
     def __init__(self) -> None:
         self.active: Handoff | None = None
         self.opener: Callable[[], Handoff | None] = _open_nothing
         self.fallback: Callable[[str, str, Any, Fields], None] = print_plainly
+
+    def handoff(self) -> Handoff | None:
+        """Return the queue for an event that is there now; None if there is no pipeline."""
+        return self.active or self.opener()
 
 
 def snapshot_fields(fields: Fields) -> tuple[Fields, int]:
@@ -221,12 +226,7 @@ def _exception_text(exc_info: Any) -> str:
         error = next((part for part in exc_info if isinstance(part, BaseException)), None)
     else:
         error = sys.exc_info()[1] if _is_true(exc_info) else None
-    if error is None:
-        return ""
-    try:
-        return "".join(traceback.format_exception(error)).rstrip()
-    except Exception:
-        return f"<{type(error).__name__}: its text cannot be read>"
+    return "" if error is None else traceback_text(error)
 
 
 def _is_true(value: Any) -> bool:

@@ -102,13 +102,16 @@ class Intake:
             except Exception as error:
                 self._notices.warn(f"sink {type(sink).__name__}", f"{type(sink).__name__} failed: {error!r}")
 
-    def commit(self) -> None:
-        """Let the sinks make what they have durable."""
+    def commit(self) -> bool:
+        """Let the sinks make what they have durable; says whether all could."""
+        is_done = True
         for sink in self._sinks:
             try:
                 sink.commit()
             except Exception as error:
+                is_done = False
                 self._notices.warn(f"sink {type(sink).__name__}", f"{type(sink).__name__} failed: {error!r}")
+        return is_done
 
     def _count_drops(self) -> None:
         drops = self._handoff.take_drops()

@@ -11,6 +11,7 @@ from contextvars import copy_context
 from time import time_ns
 from typing import Any, Final, Self
 
+import structlog
 from opentelemetry.trace import INVALID_SPAN
 from structlog import BoundLoggerBase, DropEvent
 from structlog._config import BoundLoggerLazyProxy
@@ -21,7 +22,19 @@ from rltelemetry.current_span import NO_CONTEXT, SPAN_KEY, read_span_context
 from rltelemetry.handoff import CELL
 from rltelemetry.values import freeze, safe_text
 
-__all__ = ["HANDOFF", "LEVELS", "BoundLogger", "Channel", "Tee", "assemble", "channel", "set_thresholds"]
+__all__ = [
+    "HANDOFF",
+    "LEVELS",
+    "LEVEL_NAMES",
+    "BoundLogger",
+    "Channel",
+    "Tee",
+    "assemble",
+    "channel",
+    "level_name",
+    "set_thresholds",
+    "take_over",
+]
 
 LEVELS: Final[dict[str, int]] = {
     "debug": 10,
@@ -38,6 +51,11 @@ LEVELS: Final[dict[str, int]] = {
 """structlog's method names and their numeric levels."""
 
 LEVEL_NAMES: Final = {10: "debug", 20: "info", 30: "warning", 40: "error", 50: "critical"}
+
+
+def level_name(number: int) -> str:
+    """Return the name of a numeric level, rounded down to a named one."""
+    return LEVEL_NAMES[min(max(number // 10 * 10, 10), 50)]
 
 
 class Channel:
@@ -81,12 +99,25 @@ def channel(*names: Any) -> Channel:
     return _channels[name]
 
 
-def set_thresholds(threshold_of: Callable[[str], int]) -> None:
-    """Put a new filter in force, for loggers that exist and for those to come."""
+def set_thresholds(threshold_of: Callable[[str], int]) -> Callable[[str], int]:
+    """Put a new filter in force, for loggers that exist and for those to come; returns the one before."""
     global _threshold_of
-    _threshold_of = threshold_of
+    before, _threshold_of = _threshold_of, threshold_of
     for name, known in list(_channels.items()):
         known.threshold = threshold_of(name)
+    return before
+
+
+def take_over(chain: list[Processor]) -> None:
+    """Make every structlog logger ours; `chain` is changed in place, since loggers bound before hold on to it."""
+    chain[:] = [HANDOFF]
+    structlog.configure(
+        processors=chain,
+        wrapper_class=assemble,  # type: ignore[arg-type]  # structlog calls it, and asks for no more
+        context_class=dict,
+        logger_factory=channel,
+        cache_logger_on_first_use=True,
+    )
 
 
 class _ToHandoff:
@@ -117,17 +148,18 @@ HANDOFF: Final = _ToHandoff()
 
 
 def _hand_over(logger: WrappedLogger, method_name: str, event_dict: EventDict, *, console: bool) -> None:
-    active = CELL.active or CELL.opener()
     try:
         name = next((name for name in (event_dict.get("logger"), getattr(logger, "name", "")) if type(name) is str), "")
         level = LEVELS.get(method_name, LEVELS["info"])
-        if active is None or level < _threshold_of(name):
+        if level < _threshold_of(name):
             return
-        fields = {key: value for key, value in event_dict.items() if key != "event"}
-        active.put(LEVEL_NAMES[level], name, event_dict.get("event", ""), fields, {}, console=console)
+        event, fields = event_dict.get("event", ""), {key: value for key, value in event_dict.items() if key != "event"}
+        if (active := CELL.handoff()) is not None:
+            active.put(LEVEL_NAMES[level], name, event, fields, {}, console=console)
+        elif console:
+            CELL.fallback(LEVEL_NAMES[level], name, event, fields)
     except Exception:
-        if active is not None:
-            active.drops.append("error")
+        _count_error()
 
 
 class BoundLogger(BoundLoggerBase):
@@ -152,7 +184,7 @@ class BoundLogger(BoundLoggerBase):
 
     def log(self, level: int, event: Any = None, /, *args: Any, **fields: Any) -> None:
         """Log at a numeric level, rounded down to a named one."""
-        name = LEVEL_NAMES[min(max(level // 10 * 10, 10), 50)] if type(level) is int else "info"
+        name = level_name(level) if type(level) is int else "info"
         getattr(self, name)(event, *args, **fields)
 
     async def alog(self, level: int, event: Any = None, /, *args: Any, **fields: Any) -> None:
@@ -174,7 +206,7 @@ class BoundLogger(BoundLoggerBase):
         """Handle an event that cannot go straight to a queue."""
         if self._processors[-1] is not HANDOFF:
             self._through_foreign_chain(method, event, fields)
-        elif (opened := CELL.opener()) is not None:
+        elif (opened := CELL.handoff()) is not None:
             opened.put(LEVEL_NAMES[LEVELS[method]], self._logger.name, event, fields, self._context)
         else:
             CELL.fallback(method, self._logger.name, event, {**self._context, **fields})
@@ -227,10 +259,11 @@ def _level_method(method: str) -> Callable[..., None]:
             if type_of(event) is not text or size(event) > 256 or size(fields) > 64:
                 active.put(name, channel.name, event, fields, self._context)
                 return
+            stamp_ns = now_ns()
             span = read_span(nothing).get(span_key, no_span)
             if span is not no_span and span not in active.own_spans:
-                span = active.on_other_span(span, event, fields, self._context)
-            queue.append((now_ns(), name, channel.name, event, fields, self._context, context(), span, 0, True))
+                span = active.on_other_span(span, event, fields, self._context, stamp_ns)
+            queue.append((stamp_ns, name, channel.name, event, fields, self._context, context(), span, 0, True))
         except Exception:
             _count_error()
 

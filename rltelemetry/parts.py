@@ -97,6 +97,11 @@ class Parts:
         """Where unsent data lies: names this process to its forked children."""
         return self._export.spool_path if self._export else None
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether what waits lies on a disk."""
+        return self._export is not None and self._export.is_durable
+
     def wait_ready(self, timeout_s: float) -> bool:
         """Wait for the run."""
         return self._export is not None and self._export.run.wait_ready(timeout_s)

@@ -11,18 +11,18 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import structlog
-from opentelemetry.trace import Span
+from opentelemetry.trace import INVALID_SPAN, Span
 
 from rltelemetry.endings import Endings, Status, status_of
 from rltelemetry.facts import read_facts
 from rltelemetry.forks import watch_forks
-from rltelemetry.handoff import CELL, Call, Handoff
-from rltelemetry.loggers import HANDOFF, Tee, assemble, channel, set_thresholds
+from rltelemetry.handoff import CELL, Call, Handoff, print_plainly
+from rltelemetry.loggers import Tee, set_thresholds, take_over
 from rltelemetry.processors import normalize_category, sanitize
 from rltelemetry.settings import Resolved, Settings, resolve
 from rltelemetry.stats import Stats
@@ -107,7 +107,8 @@ class Telemetry:
 
     def span(self, name: str, /, **inputs: Any) -> AbstractContextManager[Span]:
         """Make a span current for a `with` block; events that are logged inside become its events."""
-        return self._working_parts().spans.span(name, inputs)
+        parts = self._working_parts()
+        return nullcontext(INVALID_SPAN) if parts is None else parts.spans.span(name, inputs)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Record parameters of the run; nested mappings become dotted keys, secrets are masked."""
@@ -142,9 +143,12 @@ class Telemetry:
         return parts is not None and parts.worker.flush(timeout_s)
 
     def commit(self, timeout_s: float = 1.0) -> bool:
-        """Wait until all that was logged before lies in the spool, where kill -9 cannot reach it; False on time-out."""
+        """Wait until all that was logged before lies in the spool, where kill -9 cannot reach it.
+
+        False on time-out, and where there is no such place: a disk that cannot be written, an export that is off.
+        """
         parts = self._parts
-        return parts is not None and parts.worker.commit(timeout_s)
+        return parts is not None and parts.worker.commit(timeout_s) and parts.is_durable
 
     def stats(self) -> Stats:
         """Count what became of everything so far."""
@@ -184,8 +188,9 @@ class Telemetry:
         self._parts = None
 
     def open_in_child(self) -> Handoff | None:
-        """Open the child's pipeline, for its first event; None once it was closed."""
-        return None if self._is_closed else self._working_parts().handoff
+        """Open the child's pipeline, for its first event; None once it was closed, or if it cannot be opened."""
+        parts = self._working_parts()
+        return None if parts is None else parts.handoff
 
     def close_child(self) -> None:
         """Close the child's pipeline; the run's status is the parent's to say."""
@@ -203,26 +208,32 @@ class Telemetry:
         # Loads httpx and the OpenTelemetry SDK, which importing this package must not.
         from rltelemetry.parts import Parts
 
-        self._parts = parts = Parts(self._resolved, self._origin)
+        parts = Parts(self._resolved, self._origin)
+        parts.start()
+        self._parts = parts
         set_thresholds(parts.filter.threshold)
         self._stdlib = StdlibHandler(parts.filter.threshold)
         self._stdlib.install(parts.filter.lowest)
         CELL.active = parts.handoff
-        parts.start()
         return parts
 
-    def _working_parts(self) -> "Parts":
-        """The parts; a forked child makes its own when it first needs them."""
-        if self._parts is None:
-            with self._lock:
-                return self._parts or self._build()
-        return self._parts
+    def _working_parts(self) -> "Parts | None":
+        """The parts; a forked child makes its own when it first needs them. None after `close`, or if that fails."""
+        if self._is_closed or self._parts is not None:
+            return None if self._is_closed else self._parts
+        with self._lock:
+            if self._is_closed or self._parts is not None:
+                return self._parts
+            try:
+                return self._build()
+            except Exception as error:  # out of threads, of memory, of descriptors: the training goes on without us
+                self._is_closed = True
+                print_plainly("error", "rltelemetry", "this forked child has no telemetry", {"error": error})
+                return None
 
     def _call(self, work: Any) -> None:
-        if self._is_closed:
-            return
-        parts = self._working_parts()
-        parts.handoff.put_unbounded(Call(lambda: work(parts)))
+        if (parts := self._working_parts()) is not None:
+            parts.handoff.put_unbounded(Call(lambda: work(parts)))
 
     def _close_quietly(self, status: Status) -> None:
         self.close(status)
@@ -255,14 +266,7 @@ def _point_structlog_here() -> None:
         return  # a chain of the program's own, which feeds this pipeline itself
     if not isinstance(chain, list):
         chain = []
-    chain[:] = [HANDOFF]
-    structlog.configure(
-        processors=chain,
-        wrapper_class=assemble,  # type: ignore[arg-type]  # structlog calls it, and asks for no more
-        context_class=dict,
-        logger_factory=channel,
-        cache_logger_on_first_use=True,
-    )
+    take_over(chain)
 
 
 def _is_worker(resolved: Resolved) -> bool:

@@ -9,8 +9,8 @@ from structlog.typing import EventDict, WrappedLogger
 
 from rltelemetry.labels import Labels
 from rltelemetry.redact import clean_text
-from rltelemetry.schema import CATEGORY_ALIASES, CATEGORY_FIELDS, Category
-from rltelemetry.values import clean_field, safe_text
+from rltelemetry.schema import CATEGORY_ALIASES, CATEGORY_FIELDS, MAX_KEY_LENGTH, Category
+from rltelemetry.values import MAX_TRACEBACK, clean_field, safe_text
 
 __all__ = ["CONTROL_FIELDS", "TRACEBACK_FIELDS", "LabelMetrics", "category_of", "normalize_category", "sanitize"]
 
@@ -20,8 +20,6 @@ CONTROL_FIELDS: frozenset[str] = frozenset({"_from_structlog", "_record", "exc_i
 TRACEBACK_FIELDS: tuple[str, ...] = ("exception", "stack")
 """Rendered tracebacks: the only texts that keep their newlines, and more characters than others."""
 
-_MAX_TRACEBACK = 32_768
-_MAX_KEY = 250
 _STRUCTURE = CONTROL_FIELDS.union(TRACEBACK_FIELDS) | {"category", "event", "level", "logger", "timestamp"}
 
 
@@ -54,7 +52,7 @@ def sanitize(logger: WrappedLogger, method_name: str, event_dict: EventDict) -> 
     """
     clean: dict[str, Any] = {}
     for key, value in event_dict.items():
-        is_clean = type(key) is str and len(key) <= _MAX_KEY and key.isidentifier()
+        is_clean = type(key) is str and len(key) <= MAX_KEY_LENGTH and key.isidentifier()
         if is_clean and type(value) is float and key != "event":  # most fields
             clean[key] = value
             continue
@@ -84,7 +82,7 @@ class LabelMetrics:
 
 
 def _clean_key(key: object, clean: dict[str, Any], event_dict: EventDict) -> str:
-    name = safe_text(key, _MAX_KEY) or "_"
+    name = safe_text(key, MAX_KEY_LENGTH) or "_"
     while name in clean or (name != key and name in event_dict):
         name += "_"
     return name
@@ -92,7 +90,7 @@ def _clean_key(key: object, clean: dict[str, Any], event_dict: EventDict) -> str
 
 def _clean_field(name: str, value: Any) -> Any:
     if name in TRACEBACK_FIELDS and isinstance(value, str):
-        return clean_text(value, _MAX_TRACEBACK, keep_newlines=True)
+        return clean_text(value, MAX_TRACEBACK, keep_newlines=True)
     if name == "event":
         return safe_text(value)
     return clean_field(name, value)

@@ -113,11 +113,6 @@ class Settings(BaseModel):
             clean |= {"username": unquote(user), "password": SecretStr(unquote(password))}
         return clean
 
-    @property
-    def loggable(self) -> dict[str, Any]:
-        """The settings that may be shown: no secrets."""
-        return self.model_dump(mode="json", exclude={"password", "token", "username"})
-
 
 class Variable(NamedTuple):
     """An environment variable behind a setting; the first name that is set and not empty counts."""

@@ -4,7 +4,6 @@ The end travels through the queue, behind the events that were logged inside the
 add them. A registry of open spans tells our spans from foreign ones, and lets closing end what is still open.
 """
 
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import monotonic, time_ns
@@ -25,12 +24,9 @@ from opentelemetry.trace import (
 from rltelemetry.handoff import Handoff, SpanEnd
 from rltelemetry.redact import clean_text
 from rltelemetry.trace_ids import new_span_id, new_trace_id
-from rltelemetry.values import clean_field, safe_text
+from rltelemetry.values import MAX_TRACEBACK, clean_field, safe_text, traceback_text
 
 __all__ = ["UNTRACED", "SpanOpener", "add_foreign_event", "clean_attributes", "event_attributes"]
-
-MAX_TRACEBACK: Final = 32_768
-"""Characters of an exception's traceback."""
 
 UNTRACED: Final = NonRecordingSpan(
     SpanContext(
@@ -120,8 +116,8 @@ def clean_attributes(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def add_foreign_event(span: Span, event: str, fields: Mapping[str, Any], stamp_ns: int) -> None:
-    """Add an event to a span that its owner may end before our worker comes round."""
-    span.add_event(event or "event", event_attributes(fields), timestamp=stamp_ns)
+    """Add an event, as it was logged, to a span that its owner may end before our worker comes round."""
+    span.add_event(safe_text(event) or "event", event_attributes(fields), timestamp=stamp_ns)
 
 
 class _Untraced:
@@ -142,7 +138,8 @@ def _describe(error: BaseException | None) -> tuple[str, str, str] | None:
     if not isinstance(error, Exception):
         return None
     try:
-        message, trace = str(error), "".join(traceback.format_exception(error))
-    except Exception:  # an error's own text may fail
-        message = trace = ""
-    return type(error).__qualname__, safe_text(message), clean_text(trace, MAX_TRACEBACK, keep_newlines=True)
+        message = str(error)
+    except Exception:
+        message = ""
+    trace = clean_text(traceback_text(error), MAX_TRACEBACK, keep_newlines=True)
+    return type(error).__qualname__, safe_text(message), trace

@@ -15,7 +15,7 @@ class Stats:
 
     Attributes:
         events_processed: events that reached the sinks.
-        events_dropped: events that did not, by reason (full, error, processor, late).
+        events_dropped: events that did not, by reason (full, error, processor, late, closed).
         points_extracted: metric points that the processed events held.
         points_sent: points that MLflow has confirmed.
         points_kept: points that wait in the spool.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from rltelemetry.handoff import CELL
-from rltelemetry.loggers import LEVEL_NAMES
+from rltelemetry.loggers import level_name
 
 __all__ = ["OWN_THREADS", "StdlibHandler"]
 
@@ -55,14 +55,16 @@ class StdlibHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Hand one record over; never raises."""
-        active = CELL.active or CELL.opener()
-        if active is None or record.levelno < self._threshold_of(record.name) or _is_ours(record):
+        if record.levelno < self._threshold_of(record.name) or _is_ours(record):
+            return
+        active = CELL.handoff()
+        if active is None:
             return
         try:
             fields = {key: value for key, value in record.__dict__.items() if key not in STANDARD_FIELDS}
             if record.exc_info:
                 fields["exc_info"] = record.exc_info
-            level = LEVEL_NAMES[min(max(record.levelno // 10 * 10, 10), 50)]
+            level = level_name(record.levelno)
             stamp_ns = int(record.created * 1e9)
             active.put(level, record.name, _message(record), fields, {}, stamp_ns=stamp_ns, console=self._console)
         except Exception:

@@ -4,17 +4,21 @@
 All of it is total: whatever a value's own code does, something comes out and nothing is raised.
 """
 
+import traceback
 from collections import deque
 from datetime import date, time, timedelta
 from enum import Enum
 from itertools import islice
 from os import PathLike, fspath
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from rltelemetry.redact import MASK, MAX_TEXT, clean_text, cut, is_secret_key
 
-__all__ = ["Unread", "clean_field", "clean_value", "freeze", "safe_text"]
+__all__ = ["MAX_TRACEBACK", "Unread", "clean_field", "clean_value", "freeze", "safe_text", "traceback_text"]
+
+MAX_TRACEBACK: Final = 32_768
+"""Characters that a traceback may have, more than any other text."""
 
 _MAX_RENDERED = 1000  # characters of what is rendered in the caller, who waits for it
 _MAX_ELEMENT = 80
@@ -98,6 +102,14 @@ def freeze(value: Any) -> Any:
         return _freeze_other(value)
     except Exception:  # the value's own code runs here; it must not reach the training
         return _unrepresentable(value)
+
+
+def traceback_text(error: BaseException) -> str:
+    """Return an error's traceback as Python prints it; the error's own text may fail."""
+    try:
+        return "".join(traceback.format_exception(error)).rstrip()
+    except Exception:
+        return f"<{type(error).__name__}: its text cannot be read>"
 
 
 def _freeze_array(value: Any, shape: tuple[Any, ...]) -> Any:

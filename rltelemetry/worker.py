@@ -81,11 +81,6 @@ class Worker:
         self._last_event_at = time.monotonic()
         self._thread = threading.Thread(target=self._main, name="rltelemetry", daemon=True)
 
-    @property
-    def is_current_thread(self) -> bool:
-        """Whether the caller is this worker: what it logs must not come back to it."""
-        return threading.current_thread() is self._thread
-
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
@@ -98,12 +93,17 @@ class Worker:
         return flush.done.wait(timeout_s) and flush.is_complete
 
     def commit(self, timeout_s: float) -> bool:
-        """Wait until everything logged before this call was put aside by the sinks; False on time-out."""
-        done = threading.Event()
-        self._handoff.put_unbounded(Call(self._intake.commit))
-        self._handoff.put_unbounded(Call(done.set))
+        """Wait until every sink has put aside what was logged before this call; False on time-out, or if one failed."""
+        done, has_failed = threading.Event(), threading.Event()
+
+        def work() -> None:
+            if not self._intake.commit():
+                has_failed.set()
+            done.set()
+
+        self._handoff.put_unbounded(Call(work))
         self._handoff.wake()
-        return done.wait(timeout_s)
+        return done.wait(timeout_s) and not has_failed.is_set()
 
     def close(self, timeout_s: float) -> bool:
         """Process what waits, send what can be sent, end the thread; False if it did not end in time."""

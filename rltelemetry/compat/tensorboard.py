@@ -172,7 +172,7 @@ class SummaryWriter:
         """Hand one event over; never raises. Outside of a span, a scalar is not worth a trace of its own."""
         if LEVELS["info"] < channel(LOGGER).threshold:
             return
-        active = CELL.active or CELL.opener()
+        active = CELL.handoff()
         if active is None:
             CELL.fallback("info", LOGGER, event, fields)
             return

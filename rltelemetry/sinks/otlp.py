@@ -63,7 +63,6 @@ class OtlpSink:
         open_spans: set[ApiSpan],
         environ: Mapping[str, str] = os.environ,
     ) -> None:
-        self.events_late = 0
         self._deliver = deliver
         self._run_id = run_id
         self._open_spans = open_spans
@@ -93,7 +92,6 @@ class OtlpSink:
         elif span is None or not span.get_span_context().is_valid:
             self._own_span(record)
         elif span.get_span_context().trace_flags.sampled:
-            self.events_late += 1
             self._own_span(record, parent=span)
 
     def end_span(self, end: SpanEnd) -> None:

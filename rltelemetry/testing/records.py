@@ -76,16 +76,9 @@ def captured() -> Iterator[Captured]:
     was_configured, config = structlog.is_configured(), structlog.get_config()
     # A logger bound before holds on to this very list, so it is changed in place.
     chain, before = config["processors"], list(config["processors"])
-    active, threshold_of = CELL.active, loggers._threshold_of
-    chain[:] = [loggers.HANDOFF]
-    structlog.configure(
-        processors=chain,
-        wrapper_class=loggers.assemble,  # type: ignore[arg-type]  # structlog calls it, and asks for no more
-        context_class=dict,
-        logger_factory=loggers.channel,
-        cache_logger_on_first_use=True,
-    )
-    loggers.set_thresholds(lambda _name: 0)
+    active = CELL.active
+    loggers.take_over(chain)
+    threshold_of = loggers.set_thresholds(lambda _name: 0)
     CELL.active = handoff
     try:
         yield Captured(handoff)

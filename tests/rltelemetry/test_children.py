@@ -121,6 +121,32 @@ def test_child_of_a_server_that_is_away_leaves_at_once_and_its_parent_sends_it_a
     assert_all_arrived(fake_mlflow, "FINISHED")
 
 
+def test_child_that_can_open_no_pipeline_goes_on_and_says_so_once(fake_mlflow: FakeMlflow) -> None:
+    body = """
+    import threading
+    with configure() as telemetry:
+        emit(100)
+        pid = os.fork()
+        if pid == 0:
+            def refuse(thread): raise RuntimeError("can't start new thread")
+            threading.Thread.start = refuse
+            for _ in range(3):
+                structlog.get_logger().info("unheard", timesteps=1, loss=0.5)
+            telemetry.log_params({"gamma": 0.9})
+            with telemetry.span("update") as span:
+                assert not span.is_recording()
+            telemetry.close()
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        emit(100, start=100)
+    """
+    ended = run_script(body, fake_mlflow.uri)
+    assert ended.code == 0, ended.output
+    assert ended.output.count("this forked child has no telemetry") == 1
+    assert ended.output.count("unheard") == 3
+    assert_all_arrived(fake_mlflow, "FINISHED")
+
+
 def test_grandchildren_are_heard(fake_mlflow: FakeMlflow) -> None:
     body = """
     with configure() as telemetry:

@@ -281,6 +281,19 @@ def test_event_on_a_foreign_span_is_added_in_the_caller(handoff: Handoff) -> Non
     assert only(handoff).span is ON_FOREIGN_SPAN
 
 
+def test_text_and_time_on_a_foreign_span_are_those_of_a_point(handoff: Handoff) -> None:
+    """No secret in the text, however long it is, and the stamp that the event came with."""
+    span = TracerProvider().get_tracer("theirs").start_span("theirs")
+    with use_span(span):
+        structlog.get_logger().info("password=hunter2")
+        structlog.get_logger().info("password=hunter2 " + "x" * 300)
+        handoff.put("info", "x", "stamped", {}, {}, stamp_ns=5)
+    first, second, third = span.events  # type: ignore[attr-defined]
+    assert "hunter2" not in first.name + second.name
+    assert (third.name, third.timestamp) == ("stamped", 5)
+    assert [event.timestamp for event in (first, second)] == [item[0] for item in list(handoff.queue)[:2]]
+
+
 def test_current_span_is_what_opentelemetry_says_it_is() -> None:
     def current() -> object:
         return read_span_context(NO_CONTEXT).get(SPAN_KEY, INVALID_SPAN)

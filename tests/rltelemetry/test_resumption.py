@@ -66,6 +66,14 @@ def test_commit_does_not_wait_for_the_server_nor_longer_than_it_may(configure: C
         assert not telemetry.commit(0.0)
 
 
+def test_commit_without_a_disk_does_not_say_that_it_is_done(configure: Configure, tmp_path: Path) -> None:
+    no_directory = tmp_path / "file"
+    no_directory.write_text("in the way")
+    with configure(NOWHERE, exit_timeout_s=0.0, spool_dir=no_directory) as telemetry:
+        log(7, "TRAINER")
+        assert not telemetry.commit(10.0)
+
+
 def test_spool_remembers_steps_that_it_has_sent(configure: Configure, fake_mlflow: FakeMlflow, tmp_path: Path) -> None:
     with configure(fake_mlflow.uri) as telemetry:
         log(3, "TRAINER", "ACTOR")

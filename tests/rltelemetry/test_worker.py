@@ -168,6 +168,16 @@ def test_flush_waits_for_delivery_and_gives_up_at_its_bound() -> None:
     assert delivery.deadlines[0] == pytest.approx(start + 0.2, abs=0.1)
 
 
+def test_commit_tells_whether_every_sink_could(bench: Bench) -> None:
+    assert bench.worker.commit(5.0)
+
+    def fail() -> None:
+        raise OSError("disk broke")
+
+    bench.sink.commit = fail  # type: ignore[method-assign]
+    assert not bench.worker.commit(5.0)
+
+
 def test_close_ends_within_its_bound_when_delivery_hangs() -> None:
     bench = Bench(delivery=Delivery(takes_s=30.0))
     bench.worker.start()
