@@ -90,7 +90,7 @@ def telemetry(session: nox.Session) -> None:
 @nox.session
 def peers(session: nox.Session) -> None:
     """Install the trainers that ours is compared with, in an environment of their own."""
-    session.install(*CONSTRAINTS, "stable-baselines3", "envpool", "gymnasium", "mujoco", "ninja")
+    session.install(*CONSTRAINTS, "stable-baselines3", "envpool", "gymnasium[mujoco]", "ninja")
     # it asks for another build of torch; what else it needs is little
     session.install("--no-deps", "pufferlib-core")
     session.install(*CONSTRAINTS, "rich", "rich-argparse", "psutil", "setuptools", "nvidia-ml-py", "pyro-ppl")
