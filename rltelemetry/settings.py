@@ -74,7 +74,7 @@ class Settings(BaseModel):
     )
     queue_events: int = Field(16_384, ge=16, description="Events that may wait for the worker; newer are dropped.")
     queue_bytes: int = Field(32 * 2**20, ge=2**16, description="Bytes of large values that may wait, likewise.")
-    flush_points: int = Field(50, ge=1, le=1000, description="Send as soon as so many points wait.")
+    flush_points: int = Field(50, ge=1, le=1000, description="Send when so many points wait, once a second at most.")
     flush_interval_s: float = Field(1.0, gt=0, description="Send at least this often.")
     request_timeout_s: float = Field(3.0, gt=0, description="First time-out of a request; retries wait longer.")
     request_attempts: int = Field(3, ge=1, description="Tries before a batch waits for the server's return.")

@@ -365,27 +365,28 @@ def test_artifact_on_its_way_stops_no_curve(tmp_path: Path) -> None:
     assert bench.server.artifact(str(bench.run.run_id), "weights") == b"w"
 
 
-def test_points_leave_once_a_second_or_when_enough_wait() -> None:
-    bench = Bench(flush_points=50, flush_interval_s=1.0)
+def test_points_leave_after_an_interval_or_when_enough_wait_but_not_twice_a_second_for_that() -> None:
+    bench = Bench(flush_points=50, flush_interval_s=3.0)
 
-    async def scenario() -> None:
-        running = asyncio.create_task(bench.delivery.run())
-        await bench.pass_time(lambda: False, seconds=2.0)
-        assert bench.requests == []
-        bench.add(points(1))
+    async def time_to_leave(count: int, start: int) -> float:
+        bench.add(points(count, start))
         bench.delivery.wake()
         added_at = bench.clock.monotonic()
         await bench.pass_time(lambda: bench.spool.is_empty)
-        assert bench.clock.monotonic() - added_at <= 1.2
-        flushed_at = bench.clock.monotonic()
-        bench.add(points(50, start=1))
-        bench.delivery.wake()
-        await bench.pass_time(lambda: bench.spool.is_empty)
-        assert bench.clock.monotonic() - flushed_at <= BATCH_GAP_S + 0.1
+        return bench.clock.monotonic() - added_at
+
+    async def scenario() -> None:
+        running = asyncio.create_task(bench.delivery.run())
+        await bench.pass_time(lambda: False, seconds=3.5)
+        assert bench.requests == []
+        assert 2.0 <= await time_to_leave(1, start=0) <= 3.2
+        await bench.pass_time(lambda: False, seconds=1.5)
+        assert await time_to_leave(50, start=1) <= 0.2
+        assert BATCH_GAP_S - 0.3 <= await time_to_leave(50, start=51) <= BATCH_GAP_S + 0.2
         running.cancel()
 
     bench.do(scenario)
-    assert bench.batches == [1, 50]
+    assert bench.batches == [1, 50, 50]
 
 
 def test_jump_of_the_wall_clock_changes_no_cadence() -> None:

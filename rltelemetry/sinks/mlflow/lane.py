@@ -1,8 +1,8 @@
 """Streams that take turns on one connection: when something is sent, and what a failure means for whom.
 
-Data leaves when `flush_points` points wait or `flush_interval_s` has passed. A failure that would have hit any request
-(no connection, overload) opens the breaker of the lane, any other one that of its stream only, so that refused traces
-do not hold up metrics. Everything is tried for ever; the spool bridges the time.
+Data leaves every `flush_interval_s`, and before that when `flush_points` points wait and none has left for a second. A
+failure that would have hit any request (no connection, overload) opens the breaker of the lane, any other one that of
+its stream only, so that refused traces do not hold up metrics. Everything is tried for ever; the spool waits.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ __all__ = ["FOREVER", "Lane", "Stream"]
 FOREVER: Final = float("inf")
 SHORTEST_PAUSE_S: Final = 0.1
 
-BATCH_GAP_S: Final = 0.5
+BATCH_GAP_S: Final = 1.0
 """Least time between two batches that leave for their size: a request costs 2 ms of CPU, whatever it holds, and a loop
 that makes 50 points in each drain would pay that ten times a second."""
 
@@ -78,6 +78,7 @@ class Lane:
         self._clock = clock
         self._give_way = give_way
         self._flushed_at = clock.monotonic()
+        self._batch_at = self._wakes_at = float("-inf")
         self.forget_loop()
 
     @property
@@ -89,7 +90,8 @@ class Lane:
     async def run(self) -> None:
         """Send for ever; ends by being cancelled, at any point without harm."""
         while True:
-            await self._alarm.sleep(max(0.0, self._due_at() - self._clock.monotonic()))
+            self._wakes_at = self._due_at()
+            await self._alarm.sleep(max(0.0, self._wakes_at - self._clock.monotonic()))
             if self._clock.monotonic() >= self._due_at():
                 async with self._turn:
                     await self._send_all(FOREVER)
@@ -115,7 +117,7 @@ class Lane:
 
     def wake(self) -> None:
         """Look at the spool now, if that makes sense: new points have come."""
-        if self._has_batch():
+        if self._due_at() < self._wakes_at:
             self._alarm.ring()
 
     def forget_loop(self) -> None:
@@ -139,6 +141,8 @@ class Lane:
     async def _send_all(self, deadline: float) -> None:
         """Send everything that can be sent now: one request of each stream in turn."""
         self._flushed_at = self._clock.monotonic()
+        if self._spool.points_kept:
+            self._batch_at = self._flushed_at
         self.is_sending = True
         try:
             has_progress = True
@@ -184,9 +188,10 @@ class Lane:
         return self._spool.points_kept >= self._settings.flush_points
 
     def _due_at(self) -> float:
-        interval_s = self._settings.flush_interval_s
-        wait_s = min(BATCH_GAP_S, interval_s) if self._has_batch() else interval_s
-        return max(self._flushed_at + wait_s, self._server.next_try_at)
+        due_at = self._flushed_at + self._settings.flush_interval_s
+        if self._has_batch():
+            due_at = min(due_at, self._batch_at + BATCH_GAP_S)
+        return max(due_at, self._server.next_try_at)
 
     def _pause_s(self) -> float:
         """How long until something that has failed may be tried again."""
