@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from trainers.config import Change, PpoConfig, changes, is_free
+from trainers.config import Change, PpoConfig, RunConfig, SpoConfig, changes, is_free
 
 
 def changed(section: str, **values: Any) -> list[Change]:
@@ -40,6 +40,15 @@ def test_options_of_a_task_are_one_setting() -> None:
 )
 def test_how_a_run_is_run_may_change(section: str, values: dict[str, Any]) -> None:
     assert all(map(is_free, changed(section, **values)))
+
+
+@pytest.mark.parametrize("model", [PpoConfig, SpoConfig])
+def test_every_learning_rate_may_change(model: type[RunConfig]) -> None:
+    optimization = type(model().optimization)
+    rates = [name for name in optimization.model_fields if name.endswith("_lr")]
+    assert {"actor_lr", "critic_lr", "anneal_lr"} <= set(rates)
+    assert ("dual_lr" in rates) == (model is SpoConfig)
+    assert [name for name in rates if not is_free(Change(f"optimization.{name}", 1e-3, 1e-4))] == []
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ FREE_SETTINGS: Final = frozenset(
         "training_core.total_timesteps",
         "optimization.actor_lr",
         "optimization.critic_lr",
+        "optimization.dual_lr",
         "optimization.anneal_lr",
         "optimization.max_grad_norm",
     }
