@@ -1,12 +1,12 @@
-"""Advantages from one rollout: after collection, before the losses.
+"""Advantages from one rollout, and how well the critic foresaw them: after collection, before the losses.
 
-Shapes: T horizon, N envs, S = T + 1 (the last row of values belongs to the observation that follows the rollout).
+Shapes: T horizon, N envs, S = T + 1 (the last row of values belongs to the observation that follows the rollout), B rows.
 """
 
 import torch
 from torch import Tensor
 
-__all__ = ["discounted_sum", "gae"]
+__all__ = ["discounted_sum", "explained_variance", "gae"]
 
 
 def gae(
@@ -69,3 +69,31 @@ def discounted_sum(delta_TN: Tensor, decay_TN: Tensor) -> Tensor:
         decay_TN = decay_TN[:still] * decay_TN[distance : distance + still]
         distance *= 2
     return delta_TN
+
+
+def explained_variance(value_B: Tensor, target_B: Tensor, valid_B: Tensor | None = None) -> Tensor:
+    """1 - Var(target - V) / Var(target): 1 is a perfect critic, 0 as good as a constant.
+
+    Args:
+        value_B: V.
+        target_B: what V should have been.
+        valid_B: 1, or 0 for rows that do not count, whatever they hold; None counts all.
+
+    Returns:
+        0-d, without gradient; NaN where it is undefined: all targets are equal, or there are none.
+    """
+    assert value_B.shape == target_B.shape
+    with torch.no_grad():
+        counts_B = torch.ones_like(target_B, dtype=torch.bool) if valid_B is None else valid_B > 0
+        error_B = target_B - value_B
+        # not by a variance above 0: that of equal numbers, whose mean is rounded, may be
+        lowest = torch.where(counts_B, target_B, torch.inf).amin()
+        highest = torch.where(counts_B, target_B, -torch.inf).amax()
+        explained = 1.0 - _variance(error_B, counts_B) / _variance(target_B, counts_B)
+        return torch.where(highest > lowest, explained, torch.nan)
+
+
+def _variance(x_B: Tensor, counts_B: Tensor) -> Tensor:
+    count = counts_B.sum()
+    mean = torch.where(counts_B, x_B, 0.0).sum() / count
+    return torch.where(counts_B, x_B - mean, 0.0).square().sum() / count

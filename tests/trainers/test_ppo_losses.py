@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainers.ppo.losses import actor_loss, critic_loss, explained_variance, normalize
+from trainers.ppo.losses import actor_loss, critic_loss, normalize
 
 
 def logs(*probabilities: float) -> torch.Tensor:
@@ -73,14 +73,3 @@ def test_normalized_advantages_have_mean_0_and_deviation_1() -> None:
 @pytest.mark.parametrize("advantage", [row(3), row(2, 2, 2)])
 def test_equal_advantages_become_zero(advantage: torch.Tensor) -> None:
     assert torch.equal(normalize(advantage), torch.zeros_like(advantage))
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"), [(row(1, 2, 3), 1.0), (row(5, 5, 5), 0.0), (row(3, 2, 1), -3.0), (row(11, 12, 13), 1.0)]
-)
-def test_explained_variance(value: torch.Tensor, expected: float) -> None:
-    assert float(explained_variance(value, row(1, 2, 3))) == pytest.approx(expected)
-
-
-def test_explained_variance_of_equal_targets_is_unknown() -> None:
-    assert math.isnan(float(explained_variance(row(1, 2), row(3, 3))))

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from trainers.returns import gae
+from trainers.returns import explained_variance, gae
 
 Rows = dict[str, NDArray[np.float64]]
 
@@ -144,3 +146,37 @@ def test_float32_stays_float32_and_needs_no_gradient() -> None:
     rollout["reward_TN"] = rollout["reward_TN"].float()
     advantage = gae(**rollout, gamma=0.9, gae_lambda=0.8)
     assert (advantage.dtype, advantage.requires_grad) == (torch.float32, False)
+
+
+# --- explained variance
+
+
+def row(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(row(1, 2, 3), 1.0), (row(5, 5, 5), 0.0), (row(3, 2, 1), -3.0), (row(11, 12, 13), 1.0)]
+)
+def test_explained_variance(value: torch.Tensor, expected: float) -> None:
+    assert float(explained_variance(value, row(1, 2, 3))) == pytest.approx(expected)
+
+
+@settings(deadline=None, max_examples=30)
+@given(target=st.floats(-1e3, 1e3, width=32), num_rows=st.integers(1, 9))
+def test_explained_variance_of_equal_targets_is_unknown(target: float, num_rows: int) -> None:
+    value = torch.arange(num_rows, dtype=torch.float32)
+    assert math.isnan(float(explained_variance(value, torch.full((num_rows,), target))))
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf, 100.0])
+def test_rows_that_do_not_count_explain_nothing_whatever_they_hold(poison: float) -> None:
+    value, target, valid = row(1, 4, poison, 3, poison), row(2, 2, poison, 5, 0), row(1, 1, 0, 1, 0)
+    counted = valid > 0
+    assert float(explained_variance(value, target, valid)) == float(explained_variance(value[counted], target[counted]))
+    assert math.isnan(float(explained_variance(value, target, torch.zeros(5))))
+    assert math.isnan(float(explained_variance(value, row(2, 2, poison, 2, 7), valid)))
+
+
+def test_explained_variance_has_no_gradient() -> None:
+    assert not explained_variance(row(1, 2, 3).requires_grad_(), row(1, 2, 4)).requires_grad

@@ -21,10 +21,10 @@ from trainers.normalize import RewardNormalizer, share_moments
 from trainers.optim import FlatAdam, linear_anneal
 from trainers.ppo.acting import Actor
 from trainers.ppo.batch import Batch
-from trainers.ppo.losses import Objective, explained_variance
+from trainers.ppo.losses import Objective
 from trainers.ppo.passes import Passes
 from trainers.ppo.step import GradientStep
-from trainers.returns import gae
+from trainers.returns import explained_variance, gae
 from trainers.rollout import RolloutStorage
 from trainers.runtime import Runtime
 

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["METRICS", "ActorLoss", "Objective", "actor_loss", "critic_loss", "explained_variance", "normalize"]
+__all__ = ["METRICS", "ActorLoss", "Objective", "actor_loss", "critic_loss", "normalize"]
 
 METRICS: Final = ("actor_loss", "critic_loss", "entropy", "approx_kl", "clip_fraction")
 """What an objective reports, in order."""
@@ -146,13 +146,6 @@ def normalize(
         mean = average(_mean(advantage_B, weight_B))
         std = average(_mean((advantage_B - mean).square(), weight_B)).sqrt()
     return (advantage_B - mean) / (std + _EPS)
-
-
-def explained_variance(value_B: Tensor, target_B: Tensor) -> Tensor:
-    """1 - Var(target - V) / Var(target): 1 is a perfect critic, 0 as good as a constant; NaN if targets are equal."""
-    variance = target_B.var(correction=0)
-    unexplained = (target_B - value_B).var(correction=0)
-    return torch.where(variance > 0, 1.0 - unexplained / variance, torch.nan)
 
 
 def _mean(x_B: Tensor, weight_B: Tensor | None) -> Tensor:

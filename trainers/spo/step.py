@@ -15,6 +15,7 @@ from torch.func import functional_call, grad_and_value
 from trainers.config import SpoSection
 from trainers.networks import ActorCritic
 from trainers.optim import FlatAdam
+from trainers.returns import explained_variance
 from trainers.spo.duals import Duals
 from trainers.spo.losses import (
     MStep,
@@ -163,7 +164,7 @@ class GradientStep:
             critic,
             mean(entropy_B, batch.valid),
             m_step.kl,
-            _explained_variance(value_B, batch.value_target, batch.valid),
+            explained_variance(value_B, batch.value_target, batch.valid),
             temperature,
             duals["alpha" if self._is_choice else "alpha_mean"].mean(),
             e_step.kl,
@@ -186,10 +187,3 @@ class GradientStep:
         self._duals.clamp_()
         norm_3 = torch.stack(norms)
         return torch.cat([metrics, norm_3, torch.linalg.vector_norm(norm_3).unsqueeze(0)])
-
-
-def _explained_variance(value_B: Tensor, target_B: Tensor, valid_B: Tensor) -> Tensor:
-    """1 - Var(target - V) / Var(target): 1 is a perfect critic, 0 as good as a constant."""
-    error_B = target_B - value_B.detach()
-    unexplained = mean((error_B - mean(error_B, valid_B)).square(), valid_B)
-    return 1.0 - unexplained / mean((target_B - mean(target_B, valid_B)).square(), valid_B).clamp(min=1e-12)
