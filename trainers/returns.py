@@ -1,6 +1,6 @@
 """Advantages from one rollout, and how well the critic foresaw them: after collection, before the losses.
 
-Shapes: T horizon, N envs, S = T + 1 (the last row of values belongs to the observation that follows the rollout), B rows.
+Shapes: T steps in the order of time, N envs, B rows.
 """
 
 import torch
@@ -11,45 +11,51 @@ __all__ = ["discounted_sum", "explained_variance", "gae"]
 
 def gae(
     reward_TN: Tensor,
-    value_SN: Tensor,
+    value_TN: Tensor,
+    next_value_TN: Tensor,
     terminated_TN: Tensor,
     truncated_TN: Tensor,
     valid_TN: Tensor,
     *,
     gamma: float,
     gae_lambda: float,
+    follows_TN: Tensor | None = None,
 ) -> Tensor:
     """Estimate advantages under next-step autoreset.
 
-        delta_t = r_t + gamma * (1 - terminated_t) * V_{t+1} - V_t
+        delta_t = r_t + gamma * (1 - terminated_t) * V(o_{t+1}) - V(o_t)
         A_t     = delta_t + gamma * lambda * (1 - terminated_t) * (1 - truncated_t) * A_{t+1}
 
-    The row after the end of an episode holds its true last observation, so V_{t+1} is the bootstrap value of a
+    The row after the end of an episode holds its true last observation, so V(o_{t+1}) is the bootstrap value of a
     truncated episode at no further cost. That row itself is a dummy (the environment ignores the action and resets):
     its advantage is 0, and whatever it holds, NaN included, reaches no other row.
 
     Args:
         reward_TN: r_t, float.
-        value_SN: V_t for t = 0..T, float; row t is the value of the observation in which action t was taken.
+        value_TN: V(o_t) of the observation in which action t was taken, float.
+        next_value_TN: V(o_{t+1}) of the observation that it led to.
         terminated_TN: the episode ended in the task's own terms; bool.
         truncated_TN: the episode was cut by a time limit; bool.
         valid_TN: false on dummy rows; bool.
         gamma: discount factor.
         gae_lambda: weight of longer returns; 0 is one-step, 1 is Monte Carlo.
+        follows_TN: false where row t + 1 does not go on where row t ends, though no episode ended; bool. None: it
+            does everywhere.
 
     Returns:
-        A_t, float [T, N]. The value target of a valid row is A_t + V_t.
+        A_t, float [T, N]. The value target of a valid row is A_t + V(o_t).
 
     Source:
         Schulman et al. 2016, High-Dimensional Continuous Control Using Generalized Advantage Estimation, eq. 16.
     """
-    horizon, num_envs = reward_TN.shape
-    assert value_SN.shape == (horizon + 1, num_envs), (value_SN.shape, reward_TN.shape)
+    assert value_TN.shape == next_value_TN.shape == reward_TN.shape, (value_TN.shape, reward_TN.shape)
     assert terminated_TN.shape == truncated_TN.shape == valid_TN.shape == reward_TN.shape
     with torch.no_grad():
-        next_value_TN = value_SN[1:].masked_fill(terminated_TN, 0.0)
-        delta_TN = (reward_TN + gamma * next_value_TN - value_SN[:-1]).masked_fill_(~valid_TN, 0.0)
+        bootstrap_TN = gamma * next_value_TN.masked_fill(terminated_TN, 0.0)
+        delta_TN = (reward_TN + bootstrap_TN - value_TN).masked_fill_(~valid_TN, 0.0)
         continues_TN = ~(terminated_TN | truncated_TN) & valid_TN
+        if follows_TN is not None:
+            continues_TN = continues_TN & follows_TN
         decay_TN = continues_TN.to(delta_TN.dtype).mul_(gamma * gae_lambda)
         return discounted_sum(delta_TN, decay_TN)
 

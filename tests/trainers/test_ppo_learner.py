@@ -211,8 +211,8 @@ def test_advantages_and_log_probabilities_are_those_of_the_policy_that_acted() -
                 for obs, action in zip(storage.obs[:-1], storage.action, strict=True)
             ]
         )
-    flags = (storage.terminated, storage.truncated, storage.valid)
-    advantage_TN = gae(storage.reward, value_SN, *flags, gamma=core.gamma, gae_lambda=core.gae_lambda)
+    rows = (value_SN[:-1], value_SN[1:], storage.terminated, storage.truncated, storage.valid)
+    advantage_TN = gae(storage.reward, *rows, gamma=core.gamma, gae_lambda=core.gae_lambda)
     torch.testing.assert_close(batch.advantage, advantage_TN.flatten(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(batch.log_prob, log_prob_TN.flatten())
 

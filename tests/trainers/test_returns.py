@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from trainers.returns import explained_variance, gae
+from trainers.returns import discounted_sum, explained_variance, gae
 
 Rows = dict[str, NDArray[np.float64]]
 
@@ -41,6 +41,13 @@ def random_rollout(seed: int, horizon: int, num_envs: int, end_rate: float) -> d
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
+def advantages(
+    reward: torch.Tensor, value_SN: torch.Tensor, *flags: torch.Tensor, gamma: float = 0.5, gae_lambda: float = 0.5
+) -> torch.Tensor:
+    """`gae` of rows of which each holds the observation that the one before it led to; the last value is behind them."""
+    return gae(reward, value_SN[:-1], value_SN[1:], *flags, gamma=gamma, gae_lambda=gae_lambda)
+
+
 def slow_gae(rollout: dict[str, torch.Tensor], gamma: float, gae_lambda: float) -> NDArray[np.float64]:
     """Episode by episode, from the definition: the sum of (gamma * lambda)^k * delta over what is left of it."""
     reward, value, terminated, truncated, valid = (rows.numpy() for rows in rollout.values())
@@ -58,48 +65,51 @@ def slow_gae(rollout: dict[str, torch.Tensor], gamma: float, gae_lambda: float) 
 
 
 def test_hand_computed_advantages_without_an_end() -> None:
-    advantage = gae(
+    advantage = advantages(
         column(1, 2, 3),
         column(10, 20, 30, 40),
         flags(0, 0, 0),
         flags(0, 0, 0),
         flags(1, 1, 1),
-        gamma=0.5,
-        gae_lambda=0.5,
     )
     # deltas: 1 + 10 - 10, 2 + 15 - 20, 3 + 20 - 30
     assert torch.equal(advantage, column(1 + 0.25 * (-3 + 0.25 * -7), -3 + 0.25 * -7, -7))
 
 
 def test_termination_ignores_the_value_that_follows() -> None:
-    advantage = gae(
+    advantage = advantages(
         column(1, 5, 7),
         column(10, 20, 30, 40),
         flags(1, 0, 0),
         flags(0, 0, 0),
         flags(1, 0, 1),
-        gamma=0.5,
-        gae_lambda=0.5,
     )
     assert torch.equal(advantage, column(1 - 10, 0, 7 + 20 - 30))
 
 
 def test_truncation_bootstraps_with_the_value_of_the_last_observation() -> None:
-    advantage = gae(
+    advantage = advantages(
         column(1, 5, 7),
         column(10, 20, 30, 40),
         flags(0, 0, 0),
         flags(1, 0, 0),
         flags(1, 0, 1),
-        gamma=0.5,
-        gae_lambda=0.5,
     )
     assert torch.equal(advantage, column(1 + 0.5 * 20 - 10, 0, 7 + 20 - 30))
 
 
 def test_truncation_ends_the_sum_whatever_kind_of_row_follows() -> None:
-    advantage = gae(column(1, 2), column(10, 20, 30), flags(0, 0), flags(1, 0), flags(1, 1), gamma=0.5, gae_lambda=0.5)
+    advantage = advantages(column(1, 2), column(10, 20, 30), flags(0, 0), flags(1, 0), flags(1, 1))
     assert torch.equal(advantage, column(1 + 10 - 10, 2 + 15 - 20))
+
+
+def test_sum_ends_where_the_next_row_does_not_follow_but_its_value_still_counts() -> None:
+    value, next_value, no = column(10, 20), column(40, 30), flags(0, 0)
+    ends = (no, no, flags(1, 1))
+    advantage = gae(
+        column(1, 2), value, next_value, *ends, gamma=0.5, gae_lambda=0.5, follows_TN=flags(0, 1)
+    )
+    assert torch.equal(advantage, column(1 + 20 - 10, 2 + 15 - 20))
 
 
 @settings(deadline=None, max_examples=60)
@@ -114,20 +124,20 @@ def test_agrees_with_the_definition_episode_by_episode(
     seed: int, horizon: int, end_rate: float, gamma: float, gae_lambda: float
 ) -> None:
     rollout = random_rollout(seed, horizon, 5, end_rate)
-    advantage = gae(**rollout, gamma=gamma, gae_lambda=gae_lambda)
+    advantage = advantages(*rollout.values(), gamma=gamma, gae_lambda=gae_lambda)
     np.testing.assert_allclose(advantage.numpy(), slow_gae(rollout, gamma, gae_lambda), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_whatever_dummy_rows_hold_changes_nothing(seed: int) -> None:
     rollout = random_rollout(seed, 32, 8, 0.2)
-    expected = gae(**rollout, gamma=0.9, gae_lambda=0.8)
+    expected = advantages(*rollout.values(), gamma=0.9, gae_lambda=0.8)
     dummy = ~rollout["valid_TN"]
     after_termination = torch.zeros_like(dummy)
     after_termination[1:] = rollout["terminated_TN"][:-1]
     rollout["reward_TN"][dummy] = torch.nan
     rollout["value_SN"][:-1][after_termination] = torch.nan
-    poisoned = gae(**rollout, gamma=0.9, gae_lambda=0.8)
+    poisoned = advantages(*rollout.values(), gamma=0.9, gae_lambda=0.8)
     assert dummy.any()
     assert torch.equal(poisoned, expected)
     assert torch.equal(poisoned[dummy], torch.zeros_like(poisoned[dummy]))
@@ -136,7 +146,7 @@ def test_whatever_dummy_rows_hold_changes_nothing(seed: int) -> None:
 def test_lambda_one_gives_the_discounted_return_of_the_episode() -> None:
     ends = flags(0, 0, 1)
     value = column(0.3, -2, 5, 9)
-    advantage = gae(column(1, 2, 4), value, ends, flags(0, 0, 0), flags(1, 1, 1), gamma=0.5, gae_lambda=1.0)
+    advantage = advantages(column(1, 2, 4), value, ends, flags(0, 0, 0), flags(1, 1, 1), gamma=0.5, gae_lambda=1.0)
     torch.testing.assert_close(advantage + value[:-1], column(1 + 1 + 1, 2 + 2, 4))
 
 
@@ -144,8 +154,20 @@ def test_float32_stays_float32_and_needs_no_gradient() -> None:
     rollout = random_rollout(0, 8, 3, 0.2)
     rollout["value_SN"] = rollout["value_SN"].float().requires_grad_()
     rollout["reward_TN"] = rollout["reward_TN"].float()
-    advantage = gae(**rollout, gamma=0.9, gae_lambda=0.8)
+    advantage = advantages(*rollout.values(), gamma=0.9, gae_lambda=0.8)
     assert (advantage.dtype, advantage.requires_grad) == (torch.float32, False)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 8, 33])
+def test_doubling_solves_the_recursion(length: int) -> None:
+    generator = torch.Generator().manual_seed(length)
+    delta = torch.randn(length, 2, generator=generator, dtype=torch.float64)
+    decay = torch.rand(length, 2, generator=generator, dtype=torch.float64)
+    expected, following = torch.empty_like(delta), torch.zeros(2, dtype=torch.float64)
+    for t in reversed(range(length)):
+        following = delta[t] + decay[t] * following
+        expected[t] = following
+    torch.testing.assert_close(discounted_sum(delta, decay), expected)
 
 
 # --- explained variance

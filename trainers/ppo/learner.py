@@ -242,9 +242,15 @@ class Ppo:
             value_SN = self._values(obs_S)
         else:
             value_SN = torch.cat([value_TN, self.network.value(obs_S[-1]).unsqueeze(0)])
-        gamma, gae_lambda = self._core.gamma, self._core.gae_lambda
         advantage_TN = gae(
-            reward_TN, value_SN, terminated_TN, truncated_TN, valid_TN, gamma=gamma, gae_lambda=gae_lambda
+            reward_TN,
+            value_SN[:-1],
+            value_SN[1:],
+            terminated_TN,
+            truncated_TN,
+            valid_TN,
+            gamma=self._core.gamma,
+            gae_lambda=self._core.gae_lambda,
         )
         log_prob_TN, _ = self._distribution.log_prob_and_entropy(params_TNP, action_TN)
         return log_prob_TN, advantage_TN, value_SN[:-1]

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from trainers.config import SpoConfig
 from trainers.networks import ActorCritic
+from trainers.returns import gae
 from trainers.spo.policies import SearchPolicy
 from trainers.spo.replay import Replay, Sequences
 from trainers.spo.step import Batch
-from trainers.spo.targets import discounted_sums, stream_targets
+from trainers.spo.targets import stream_targets
 
 __all__ = ["Batches"]
 
@@ -91,10 +92,17 @@ class Batches:
         obs, next_obs = (replay.obs[slot, at, env].flatten(0, 1) for at in (t, t + 1))
         terminated, truncated, valid = (part[slot, t, env] for part in (kept.terminated, kept.truncated, kept.valid))
         value_LB, next_value_LB = self._target.value(torch.cat([obs, next_obs])).float().view(2, *t.shape)
-        bootstrap_LB = self._gamma * next_value_LB.masked_fill(terminated, 0.0)
-        delta_LB = (kept.reward[slot, t, env] + bootstrap_LB - value_LB).masked_fill(~valid, 0.0)
-        follows_LB = ~(terminated | truncated) & valid & goes_on_LB
-        target_LB = value_LB + discounted_sums(delta_LB, follows_LB.float() * (self._gamma * self._gae_lambda))
+        advantage_LB = gae(
+            kept.reward[slot, t, env],
+            value_LB,
+            next_value_LB,
+            terminated,
+            truncated,
+            valid,
+            gamma=self._gamma,
+            gae_lambda=self._gae_lambda,
+            follows_TN=goes_on_LB,
+        )
         action, weight, advantage, log_prior = (part[slot, t, env].flatten(0, 1) for part in kept.of_search())
         return Batch(
             obs=obs,
@@ -102,7 +110,7 @@ class Batches:
             weight=weight,
             advantage=advantage,
             log_prior=log_prior,
-            value_target=target_LB.flatten(),
+            value_target=(value_LB + advantage_LB).flatten(),
             target_params=self._params(obs),
             valid=valid.flatten().float(),
         )

@@ -6,7 +6,9 @@ Shapes: R rollouts in the order of time, T horizon, S = T + 1, N environments, L
 import torch
 from torch import Tensor
 
-__all__ = ["discounted_sums", "stream_targets"]
+from trainers.returns import gae
+
+__all__ = ["stream_targets"]
 
 
 def stream_targets(
@@ -20,11 +22,7 @@ def stream_targets(
     gamma: float,
     gae_lambda: float,
 ) -> Tensor:
-    """Value targets of all rollouts, as one stream.
-
-        delta_t = r_t + gamma (1 - terminated_t) V(s_t+1) - V(s_t)
-        A_t     = delta_t + gamma lambda (1 - terminated_t) (1 - truncated_t) A_t+1,  0 at the end of the stream
-        y_t     = V(s_t) + A_t
+    """Value targets of all rollouts, as one stream: y_t = V(s_t) + A_t, with A_t of `gae`, 0 at the end of the stream.
 
     Args:
         value_RSN: V of each rollout's observations, the one that follows it included.
@@ -39,22 +37,14 @@ def stream_targets(
     Returns:
         y, [R, T, N].
     """
-    next_value_RTN = value_RSN[:, 1:].masked_fill(terminated_RTN, 0.0)
-    delta_RTN = (reward_RTN + gamma * next_value_RTN - value_RSN[:, :-1]).masked_fill(~valid_RTN, 0.0)
-    follows_RTN = ~(terminated_RTN | truncated_RTN) & valid_RTN
-    last_RN = follows_RTN[:, -1] & goes_on_RN
-    follows_RTN = torch.cat([follows_RTN[:, :-1], last_RN.unsqueeze(1)], 1)
-    decay_RTN = follows_RTN.to(delta_RTN.dtype) * (gamma * gae_lambda)
-    advantage_LN = discounted_sums(delta_RTN.flatten(0, 1), decay_RTN.flatten(0, 1))
-    return advantage_LN.view_as(delta_RTN) + value_RSN[:, :-1]
-
-
-def discounted_sums(delta_LN: Tensor, decay_LN: Tensor) -> Tensor:
-    """Solve A_t = delta_t + decay_t A_t+1 from 0 after the end, in log2(L) rounds of doubled reach."""
-    sum_LN, reach_LN, span = delta_LN, decay_LN, 1
-    while span < len(delta_LN):
-        head = len(delta_LN) - span
-        sum_LN = torch.cat([torch.addcmul(sum_LN[:head], reach_LN[:head], sum_LN[span:]), sum_LN[head:]])
-        reach_LN = torch.cat([reach_LN[:head] * reach_LN[span:], torch.zeros_like(reach_LN[head:])])
-        span *= 2
-    return sum_LN
+    follows_RTN = torch.ones_like(valid_RTN)
+    follows_RTN[:, -1] = goes_on_RN
+    value_RTN = value_RSN[:, :-1]
+    rows_RTN = (reward_RTN, value_RTN, value_RSN[:, 1:], terminated_RTN, truncated_RTN, valid_RTN)
+    advantage_LN = gae(
+        *[rows.flatten(0, 1) for rows in rows_RTN],
+        gamma=gamma,
+        gae_lambda=gae_lambda,
+        follows_TN=follows_RTN.flatten(0, 1),
+    )
+    return advantage_LN.view_as(value_RTN) + value_RTN
