@@ -6,12 +6,12 @@ CPU's part. Both want fixed shapes and no host sync.
 
 import types
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["CompileMode", "GraphedCall", "compiled", "resolve_compile"]
+__all__ = ["PLAIN", "CompileMode", "Execution", "GraphedCall", "compiled", "resolve_execution"]
 
 CompileMode = Literal["none", "default", "reduce-overhead"]
 
@@ -23,22 +23,56 @@ NUM_WARMUPS: Final = 3
 ResultT = TypeVar("ResultT")
 
 
-def resolve_compile(
-    wish: Literal["auto", "none", "default", "reduce-overhead"], device: torch.device, timesteps: int, *, is_image: bool
-) -> CompileMode:
-    """Turn `auto` into what is faster over the whole run, compilation included.
+class Execution(NamedTuple):
+    """How a learner's repeated functions are executed.
+
+    Attributes:
+        mode: how they are compiled.
+        uses_graphs: they are captured as CUDA graphs of ours, compiled or not.
+    """
+
+    mode: CompileMode
+    uses_graphs: bool
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether they are called as they are written; else their shapes must not vary."""
+        return self.mode == "none" and not self.uses_graphs
+
+
+PLAIN: Final = Execution("none", uses_graphs=False)
+
+
+def resolve_execution(
+    wish: Literal["auto", "none", "default", "reduce-overhead"],
+    device: torch.device,
+    timesteps: int,
+    *,
+    is_image: bool,
+    wants_graphs: bool,
+    is_alone: bool,
+) -> Execution:
+    """Turn what the configuration asks for into what is done; `auto` into what is faster over the whole run.
 
     Args:
-        wish: what the configuration asks for.
+        wish: for compiling.
         device: where the networks are.
         timesteps: of the whole run.
         is_image: convolutions gain nothing on a CPU: their time is spent in kernels that are not ours.
+        wants_graphs: capture where it is possible.
+        is_alone: in one process; several talk to each other inside a gradient step, which can then be neither.
     """
+    if not is_alone:
+        return PLAIN
+    mode: CompileMode
     if wish != "auto":
-        return wish
-    if device.type == "cuda":
-        return "default"
-    return "default" if timesteps >= LEAST_TIMESTEPS_ON_CPU and not is_image else "none"
+        mode = wish
+    elif device.type == "cuda":
+        mode = "default"
+    else:
+        mode = "default" if timesteps >= LEAST_TIMESTEPS_ON_CPU and not is_image else "none"
+    # reduce-overhead makes graphs of its own
+    return Execution(mode, device.type == "cuda" and wants_graphs and mode != "reduce-overhead")
 
 
 def compiled(method: Callable[..., ResultT], mode: CompileMode, device: torch.device) -> Callable[..., ResultT]:

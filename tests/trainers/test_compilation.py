@@ -1,12 +1,20 @@
 """Compiled and captured code does what plain code does; what compiles is run by `nox -s compile` only."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytest
 import torch
 from torch import Tensor
 
-from trainers.compilation import LEAST_TIMESTEPS_ON_CPU, GraphedCall, compiled, resolve_compile
+from trainers.compilation import (
+    LEAST_TIMESTEPS_ON_CPU,
+    PLAIN,
+    CompileMode,
+    Execution,
+    GraphedCall,
+    compiled,
+    resolve_execution,
+)
 from trainers.config import PpoConfig
 from trainers.envs import make_vector_env
 from trainers.ppo import Ppo, UpdateMetrics
@@ -16,8 +24,15 @@ from trainers.runtime import Runtime, spawn_seeds
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 NUM_ENVS, HORIZON = 8, 16
 
+Wish = Literal["auto", "none", "default", "reduce-overhead"]
+
 compiles = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's compiler uses it
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+
+def resolved(wish: Wish, device: torch.device, **changes: Any) -> Execution:
+    asked = {"timesteps": 1, "is_image": False, "wants_graphs": True, "is_alone": True} | changes
+    return resolve_execution(wish, device, **asked)
 
 
 @pytest.mark.parametrize(
@@ -30,12 +45,32 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUD
     ],
 )
 def test_auto_compiles_where_it_pays(device: torch.device, timesteps: int, is_image: bool, mode: str) -> None:
-    assert resolve_compile("auto", device, timesteps, is_image=is_image) == mode
+    assert resolved("auto", device, timesteps=timesteps, is_image=is_image).mode == mode
 
 
 @pytest.mark.parametrize("wish", ["none", "default", "reduce-overhead"])
-def test_wish_is_obeyed(wish: Literal["none", "default", "reduce-overhead"]) -> None:
-    assert resolve_compile(wish, CPU, 1, is_image=False) == wish
+def test_wish_is_obeyed(wish: Wish) -> None:
+    assert resolved(wish, CPU) == Execution(cast("CompileMode", wish), uses_graphs=False)
+
+
+@pytest.mark.parametrize(
+    ("wish", "wants_graphs", "uses_graphs"),
+    [("none", True, True), ("default", True, True), ("default", False, False), ("reduce-overhead", True, False)],
+)
+def test_graphs_of_ours_are_captured_on_a_gpu_unless_torch_makes_its_own(
+    wish: Wish, wants_graphs: bool, uses_graphs: bool
+) -> None:
+    assert resolved(wish, CUDA, wants_graphs=wants_graphs).uses_graphs == uses_graphs
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA])
+def test_steps_of_several_processes_are_plain_whatever_is_asked_for(device: torch.device) -> None:
+    assert resolved("default", device, is_alone=False) == PLAIN
+
+
+def test_execution_is_plain_if_it_is_neither_compiled_nor_captured() -> None:
+    cases = [PLAIN, Execution("default", uses_graphs=False), Execution("none", uses_graphs=True)]
+    assert [execution.is_plain for execution in cases] == [True, False, False]
 
 
 class Scale:

@@ -6,7 +6,7 @@ Shapes: N environments of the group, P distribution parameters, T horizon.
 import torch
 from torch import Tensor
 
-from trainers.compilation import CompileMode, GraphedCall, compiled
+from trainers.compilation import Execution, GraphedCall, compiled
 from trainers.distributions import Distribution
 from trainers.networks import ActorCritic
 from trainers.rollout import RolloutStorage
@@ -20,23 +20,16 @@ class Actor:
     Args:
         network: actor and critic; if they share their trunk, the value is kept, too, for one pass instead of two.
         distribution: of the actions.
-        mode: how to compile the step; on a CPU the call of a compiled function takes longer than the step.
+        execution: of the step; on a CPU it is not compiled: the call alone would take longer than the step.
         device: of the network.
-        uses_graphs: capture the step as a CUDA graph.
     """
 
     def __init__(
-        self,
-        network: ActorCritic,
-        distribution: Distribution,
-        *,
-        mode: CompileMode,
-        device: torch.device,
-        uses_graphs: bool,
+        self, network: ActorCritic, distribution: Distribution, execution: Execution, device: torch.device
     ) -> None:
         self._network, self._distribution = network, distribution
-        self._uses_graphs = uses_graphs
-        self._sample = compiled(self._sample_plain, mode if device.type == "cuda" else "none", device)
+        self._uses_graphs = execution.uses_graphs
+        self._sample = compiled(self._sample_plain, execution.mode if device.type == "cuda" else "none", device)
         self._graphs: dict[tuple[int, int], GraphedCall] = {}
 
     def extras(self) -> dict[str, tuple[int, ...]]:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainers.compilation import compiled, resolve_compile
+from trainers.compilation import compiled, resolve_execution
 from trainers.config import PpoConfig
 from trainers.distributions import Distribution, make_distribution
 from trainers.envs import EnvSpec
@@ -96,15 +96,19 @@ class Ppo:
         self._noise_generator = torch.Generator(self._device).manual_seed(runtime.seeds.policy)
         self._minibatch_generator = torch.Generator(self._device).manual_seed(runtime.seeds.minibatch)
         hardware, core = config.hardware, config.training_core
-        mode = resolve_compile(hardware.compile, self._device, core.total_timesteps, is_image=spec.obs.is_image)
-        # reduce-overhead makes graphs of its own
-        uses_graphs = self._device.type == "cuda" and hardware.cuda_graphs and mode != "reduce-overhead"
-        if ranks.size > 1:  # the ranks talk to each other inside a gradient step, which neither can hold
-            mode, uses_graphs = "none", False
+        execution = resolve_execution(
+            hardware.compile,
+            self._device,
+            core.total_timesteps,
+            is_image=spec.obs.is_image,
+            wants_graphs=hardware.cuda_graphs,
+            is_alone=ranks.size == 1,
+        )
+        if ranks.size > 1:
             share_moments(self.network, ranks.sum)
             share_moments(self._reward_normalizer, ranks.sum)
-        self._actor = Actor(self.network, self._distribution, mode=mode, device=self._device, uses_graphs=uses_graphs)
-        self._estimate = compiled(self._estimate_plain, mode, self._device)
+        self._actor = Actor(self.network, self._distribution, execution, self._device)
+        self._estimate = compiled(self._estimate_plain, execution.mode, self._device)
         objective = Objective(
             core.clip_coef,
             core.clip_value_loss,
@@ -119,9 +123,8 @@ class Ppo:
             num_minibatches=core.num_minibatches,
             batch_size=config.batch_size,
             target_kl=core.target_kl,
-            mode=mode,
+            execution=execution,
             device=self._device,
-            uses_graphs=uses_graphs,
             mean_over_ranks=ranks.mean,
         )
 

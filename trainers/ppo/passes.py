@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from trainers.compilation import CompileMode, GraphedCall, compiled
+from trainers.compilation import Execution, GraphedCall, compiled
 from trainers.ppo.batch import Batch, Shuffle
 from trainers.ppo.step import STEP_METRICS, GradientStep
 
@@ -29,9 +29,8 @@ class Passes:
         num_minibatches: M.
         batch_size: rows of a rollout, dummies included.
         target_kl: stop after a pass in which the policy has moved further; None never stops.
-        mode: how to compile the step.
+        execution: of the step.
         device: of the batch.
-        uses_graphs: capture the step as a CUDA graph.
         mean_over_ranks: averages a tensor over the processes that train together.
     """
 
@@ -43,24 +42,22 @@ class Passes:
         num_minibatches: int,
         batch_size: int,
         target_kl: float | None,
-        mode: CompileMode,
+        execution: Execution,
         device: torch.device,
-        uses_graphs: bool,
         mean_over_ranks: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     ) -> None:
         self._mean_over_ranks = mean_over_ranks
-        self._step, self._mode, self._uses_graphs = step, mode, uses_graphs
+        self._step, self._execution = step, execution
         self._num_epochs, self._num_minibatches, self._target_kl = num_epochs, num_minibatches, target_kl
         self._num_rows = batch_size // num_minibatches
-        self._on_selection = compiled(step.on_selection, mode, device)
+        self._on_selection = compiled(step.on_selection, execution.mode, device)
         self._static: Batch | None = None
         self._graphed: GraphedCall | None = None
 
     def run(self, batch: Batch, valid_index: Tensor, generator: torch.Generator) -> Tensor:
         """Take all gradient steps of an update; returns the STEP_METRICS of each, [G, K], on the device."""
         shuffle = Shuffle(valid_index, self._num_minibatches, generator)
-        is_fixed = self._mode != "none" or self._uses_graphs
-        steps = self._fixed_steps(batch, shuffle) if is_fixed else self._plain_steps(batch, shuffle)
+        steps = self._plain_steps(batch, shuffle) if self._execution.is_plain else self._fixed_steps(batch, shuffle)
         rows: list[Tensor] = []
         for metrics_K in steps:
             rows.append(metrics_K)
@@ -75,7 +72,7 @@ class Passes:
 
     def _fixed_steps(self, batch: Batch, shuffle: Shuffle) -> Iterator[Tensor]:
         place_MB, weight_MB = shuffle.fixed_size(self._num_rows)
-        if self._uses_graphs:
+        if self._execution.uses_graphs:
             batch = self._in_place(batch)
         for _ in range(self._num_epochs):
             index_MB = shuffle.order()[place_MB]

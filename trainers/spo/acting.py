@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainers.compilation import CompileMode, GraphedCall, compiled
+from trainers.compilation import PLAIN, Execution, GraphedCall, compiled
 from trainers.networks import ActorCritic
 from trainers.rollout import RolloutStorage
 from trainers.spo.noise import SearchNoise
@@ -47,25 +47,18 @@ class Actor:
         network: the online actor and critic.
         plan: what all searches have in common.
         generator: of the noise.
-        mode: how to compile a search.
-        uses_graphs: capture searches as CUDA graphs.
+        execution: of searches; with a simulator on the host they can be neither compiled nor captured.
     """
 
     def __init__(
-        self,
-        network: ActorCritic,
-        plan: SearchPlan,
-        generator: torch.Generator,
-        *,
-        mode: CompileMode,
-        uses_graphs: bool,
+        self, network: ActorCritic, plan: SearchPlan, generator: torch.Generator, execution: Execution
     ) -> None:
         self._network, self._plan, self._generator = network, plan, generator
         device = generator.device
-        # a simulator on the host can be neither compiled nor captured
-        is_free = not plan.simulator.is_on_host
-        self._look = compiled(self._look_plain, mode if is_free else "none", device)
-        self._uses_graphs = uses_graphs and is_free
+        if plan.simulator.is_on_host:
+            execution = PLAIN
+        self._look = compiled(self._look_plain, execution.mode, device)
+        self._uses_graphs = execution.uses_graphs
         self._graphs: dict[int, GraphedCall] = {}
         self._noise: SearchNoise | None = None
         self._temperature = torch.ones((), device=device)

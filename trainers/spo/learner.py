@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.compilation import CompileMode, GraphedCall, compiled, resolve_compile
+from trainers.compilation import Execution, GraphedCall, compiled, resolve_execution
 from trainers.config import SpoConfig
 from trainers.envs import EnvSpec
 from trainers.errors import ConfigError, DivergenceError
@@ -84,15 +84,18 @@ class Spo:
         self._noise_generator = torch.Generator(self._device).manual_seed(runtime.seeds.policy)
         self._minibatch_generator = torch.Generator(self._device).manual_seed(runtime.seeds.minibatch)
         self._batches = Batches(self._target, policy, config, self._minibatch_generator, self._ranks.size)
-        hardware, timesteps = config.hardware, config.training_core.total_timesteps
-        mode = resolve_compile(hardware.compile, self._device, timesteps, is_image=False)
-        # reduce-overhead makes graphs of its own
-        uses_graphs = self._device.type == "cuda" and hardware.cuda_graphs and mode != "reduce-overhead"
-        if self._ranks.size > 1:  # the ranks talk to each other inside a gradient step, which neither can hold
-            mode, uses_graphs = "none", False
+        execution = resolve_execution(
+            config.hardware.compile,
+            self._device,
+            config.training_core.total_timesteps,
+            is_image=False,
+            wants_graphs=config.hardware.cuda_graphs,
+            is_alone=self._ranks.size == 1,
+        )
+        if self._ranks.size > 1:
             share_moments(self.network, self._ranks.sum)
-        self._actor = Actor(self.network, self._plan, self._noise_generator, mode=mode, uses_graphs=uses_graphs)
-        self._take_step = _executed(self._step, mode, self._device, uses_graphs=uses_graphs)
+        self._actor = Actor(self.network, self._plan, self._noise_generator, execution)
+        self._take_step = _executed(self._step, execution, self._device)
         self._replay: Replay | None = None
         self._saved_replay: dict[str, Any] | None = None
 
@@ -244,14 +247,12 @@ class Spo:
             )
 
 
-def _executed(
-    step: GradientStep, mode: CompileMode, device: torch.device, *, uses_graphs: bool
-) -> Callable[[Batch], Tensor]:
+def _executed(step: GradientStep, execution: Execution, device: torch.device) -> Callable[[Batch], Tensor]:
     """The gradient step as it is to be executed: plain, compiled, captured, or both."""
-    if mode == "none" and not uses_graphs:
+    if execution.is_plain:
         return step.by_autograd
-    function: Callable[..., Tensor] = compiled(step.by_function, mode, device)
-    if not uses_graphs:
+    function: Callable[..., Tensor] = compiled(step.by_function, execution.mode, device)
+    if not execution.uses_graphs:
         return lambda batch: function(*batch)
     graphed = GraphedCall(function)
     return lambda batch: graphed(*batch).clone()
