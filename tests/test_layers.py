@@ -30,7 +30,7 @@ RLTELEMETRY: list[set[str]] = [
 ]
 TRAINERS: list[set[str]] = [
     {"errors", "observations", "compilation"},
-    {"config"},
+    {"config", "divergence"},
     {"ranks"},
     {"runtime"},
     {"returns", "distributions", "optim"},
@@ -41,7 +41,7 @@ TRAINERS: list[set[str]] = [
     {"simulators"},
     {"ppo", "spo"},
     {"emit", "progress"},
-    {"evaluation", "checkpoint", "divergence"},
+    {"evaluation", "checkpoint"},
     {"survival"},
     {"loop"},
     {"cli"},

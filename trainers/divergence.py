@@ -4,16 +4,33 @@ A learner never takes a step on a gradient that is not finite, so that its netwo
 `DivergenceError`. Environments whose numbers are not finite start new episodes.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, Literal
 
 from trainers.errors import DivergenceError
 
-__all__ = ["MAX_IN_A_ROW", "DivergenceGuard"]
+__all__ = ["MAX_IN_A_ROW", "DivergenceGuard", "check_finite"]
 
 MAX_IN_A_ROW: Final = 10
 """Updates that may fail one after the other: beyond it, nothing mends itself any more."""
+UNDEFINED: Final = frozenset({"explained_variance"})
+"""Metrics that may be NaN in a sound update."""
+
+
+def check_finite(update: int, metrics: Mapping[str, float]) -> None:
+    """Judge an update by its numbers.
+
+    Raises:
+        DivergenceError: one of them is not finite.
+    """
+    wrong = [f"{name} {value}" for name, value in metrics.items() if not (math.isfinite(value) or name in UNDEFINED)]
+    if wrong:
+        raise DivergenceError(
+            f"update {update}: got {', '.join(wrong)}; expected finite numbers. "
+            "Lower the learning rates, optimization.max_grad_norm or environment.reward_scale."
+        )
 
 
 class DivergenceGuard:

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from trainers.checkpoint import decode, newest_good
 from trainers.cli import ppo
-from trainers.divergence import MAX_IN_A_ROW, DivergenceGuard
+from trainers.divergence import MAX_IN_A_ROW, DivergenceGuard, check_finite
 from trainers.envs import Step
 from trainers.errors import DivergenceError
 from trainers.ppo import Ppo
@@ -80,6 +80,16 @@ def test_other_errors_are_not_its_business() -> None:
     run = Run("skip")
     with pytest.raises(RuntimeError), run._guard.around_update(lambda: None):
         raise RuntimeError("defect")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_number_that_is_not_finite_is_named_with_its_update(value: float) -> None:
+    with pytest.raises(DivergenceError, match=rf"^update 3: got actor_loss {value}; expected finite numbers\."):
+        check_finite(3, {"entropy": 0.5, "actor_loss": value})
+
+
+def test_number_that_is_undefined_in_sound_updates_is_no_divergence() -> None:
+    check_finite(3, {"actor_loss": 1e30, "explained_variance": float("nan")})
 
 
 # --- with the real command

@@ -14,8 +14,9 @@ from torch import Tensor
 from trainers.compilation import compiled, resolve_execution
 from trainers.config import PpoConfig
 from trainers.distributions import Distribution, make_distribution
+from trainers.divergence import check_finite
 from trainers.envs import EnvSpec
-from trainers.errors import ConfigError, DivergenceError
+from trainers.errors import ConfigError
 from trainers.networks import ActorCritic, GreedyPolicy
 from trainers.normalize import RewardNormalizer, share_moments
 from trainers.optim import FlatAdam, linear_anneal
@@ -178,7 +179,7 @@ class Ppo:
         values = self._ranks.mean(torch.cat([metrics_GK.mean(0), explained.unsqueeze(0)])).tolist()
         self.num_updates += 1
         metrics = UpdateMetrics._make([*values, *rates, len(metrics_GK)])
-        self._check_finite(metrics)
+        check_finite(self.num_updates, metrics._asdict())
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
@@ -275,18 +276,6 @@ class Ppo:
         if settings.reward_clip is not None:
             reward_TN = reward_TN.clamp(-settings.reward_clip, settings.reward_clip)
         return reward_TN
-
-    def _check_finite(self, metrics: UpdateMetrics) -> None:
-        wrong = [
-            f"{name} {value}"
-            for name, value in metrics._asdict().items()
-            if not np.isfinite(value) and name != "explained_variance"
-        ]
-        if wrong:
-            raise DivergenceError(
-                f"update {self.num_updates}: got {', '.join(wrong)}; expected finite numbers. "
-                "Lower the learning rates or optimization.max_grad_norm, or scale the rewards."
-            )
 
 
 def _make_distribution(spec: EnvSpec, device: torch.device, *, is_squashed: bool) -> Distribution:

@@ -7,14 +7,14 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from trainers.compilation import Execution, GraphedCall, compiled, resolve_execution
 from trainers.config import SpoConfig
+from trainers.divergence import check_finite
 from trainers.envs import EnvSpec
-from trainers.errors import ConfigError, DivergenceError
+from trainers.errors import ConfigError
 from trainers.networks import ActorCritic, GreedyPolicy
 from trainers.normalize import share_moments
 from trainers.optim import FlatAdam, linear_anneal
@@ -149,7 +149,7 @@ class Spo:
         numbers = self._ranks.mean(means).tolist()
         self.num_updates += 1
         values = dict(zip(STEP_METRICS, numbers, strict=False)) | name_statistics(numbers[len(STEP_METRICS) :])
-        self._check_finite(values)
+        check_finite(self.num_updates, values)
         values |= {"actor_lr": rates[0], "critic_lr": rates[1], "dual_lr": rates[2]}
         return UpdateMetrics(values | {"num_gradient_steps": len(rows_G), "replay_size": replay.num_steps})
 
@@ -233,18 +233,6 @@ class Spo:
         for optimizer, rate in zip(self._optimizers, rates, strict=True):
             optimizer.set_learning_rates([rate])
         return rates
-
-    def _check_finite(self, values: dict[str, float]) -> None:
-        wrong = [
-            f"{name} {value}"
-            for name, value in values.items()
-            if not np.isfinite(value) and name != "explained_variance"
-        ]
-        if wrong:
-            raise DivergenceError(
-                f"update {self.num_updates}: got {', '.join(wrong)}; expected finite numbers. "
-                "Lower the learning rates or optimization.max_grad_norm, or environment.reward_scale."
-            )
 
 
 def _executed(step: GradientStep, execution: Execution, device: torch.device) -> Callable[[Batch], Tensor]:
