@@ -2,17 +2,14 @@
 
 from trainers.config.changes import Change, changes, is_free
 from trainers.config.loading import dump, load
+from trainers.config.operation import CheckpointingConfig, EvaluationConfig, HardwareConfig, LoggingConfig
 from trainers.config.ppo import PpoConfig
 from trainers.config.run import RunConfig, impossible
 from trainers.config.sections import (
     MAX_SEED,
     ArchitectureConfig,
-    CheckpointingConfig,
     CoreConfig,
     EnvironmentConfig,
-    EvaluationConfig,
-    HardwareConfig,
-    LoggingConfig,
     OptimizationConfig,
     TrainingCoreConfig,
 )

@@ -5,16 +5,8 @@ from typing import ClassVar, Self
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
-from trainers.config.sections import (
-    ArchitectureConfig,
-    CheckpointingConfig,
-    CoreConfig,
-    EnvironmentConfig,
-    EvaluationConfig,
-    HardwareConfig,
-    LoggingConfig,
-    OptimizationConfig,
-)
+from trainers.config.operation import CheckpointingConfig, EvaluationConfig, HardwareConfig, LoggingConfig
+from trainers.config.sections import ArchitectureConfig, CoreConfig, EnvironmentConfig, OptimizationConfig
 
 __all__ = ["RunConfig", "impossible"]
 

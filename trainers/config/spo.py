@@ -8,12 +8,12 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 from pydantic import Field, model_validator
 from pydantic.fields import FieldInfo
 
+from trainers.config.operation import EvaluationConfig
 from trainers.config.run import RunConfig, impossible
 from trainers.config.sections import (
     ArchitectureConfig,
     CoreConfig,
     EnvironmentConfig,
-    EvaluationConfig,
     OptimizationConfig,
     Section,
 )
