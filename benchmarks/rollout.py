@@ -32,7 +32,7 @@ import psutil
 import rltelemetry
 from trainers.config import PpoConfig
 from trainers.emit import Emitter
-from trainers.envs import VectorEnv, make_vector_env
+from trainers.envs import RenewableEnv, VectorEnv, make_vector_env
 from trainers.evaluation import Evaluator
 from trainers.loop import train
 from trainers.ppo import Ppo
@@ -132,11 +132,11 @@ def collect_rate(config: PpoConfig, runtime: Runtime, seconds: float) -> float:
 
 def loop_rate(config: PpoConfig, runtime: Runtime, num_updates: int, tracer: Any) -> tuple[float, dict[str, float]]:
     """Steps per second of a whole training without evaluation, and the shares of its time."""
-    env = make_env(config, runtime)
-    algorithm, emitter, shares = Ppo(env.spec, config, runtime), Emitter("ppo", tracer), Shares()
+    env = RenewableEnv(lambda _update: make_env(config, runtime))
+    algorithm, emitter, shares = Ppo(env.current.spec, config, runtime), Emitter("ppo", tracer), Shares()
     evaluator = Evaluator(config.evaluation, config.environment)
     train(algorithm, env, evaluator, Emitter("warm", tracer), 2)
-    for group, _ in env.groups:
+    for group, _ in env.current.groups:
         shares.watch("env", group, "send", "receive")
     shares.watch("inference", algorithm, "begin_rollout", "act")
     shares.watch("learning", algorithm, "update")

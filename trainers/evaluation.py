@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainers.config import EnvironmentConfig, EvaluationConfig
-from trainers.envs import VectorEnv, make_vector_env
+from trainers.envs import RenewableEnv, VectorEnv, make_vector_env
 from trainers.rollout import EpisodeSummary
-from trainers.runtime import restart_seed
+from trainers.runtime import seed_after
 
 __all__ = ["ActDeterministic", "Evaluator", "is_evaluation_due", "run_episodes"]
 
@@ -36,12 +36,13 @@ class Evaluator:
     Args:
         evaluation: cadence, episodes and seed.
         environment: the task.
+        update: after how many updates the run begins here; its environments follow on it.
     """
 
-    def __init__(self, evaluation: EvaluationConfig, environment: EnvironmentConfig) -> None:
+    def __init__(self, evaluation: EvaluationConfig, environment: EnvironmentConfig, update: int = 0) -> None:
         self._config = evaluation
         self._environment = environment
-        self._env = self._make_env(evaluation.seed) if self.is_enabled else None
+        self._env = RenewableEnv(self._make_env, update) if self.is_enabled else None
 
     @property
     def is_enabled(self) -> bool:
@@ -55,24 +56,23 @@ class Evaluator:
     def evaluate(self, act: ActDeterministic) -> EpisodeSummary:
         """Run one evaluation."""
         assert self._env is not None, "evaluation is switched off"
-        return run_episodes(act, self._env, self._config.num_eval_episodes)
+        return run_episodes(act, self._env.current, self._config.num_eval_episodes)
 
     def renew(self, update: int) -> None:
         """Go on with environments that follow on `update`, whatever was evaluated before."""
         if self._env is not None:
-            self._env.close()
-            self._env = self._make_env(restart_seed(self._config.seed, update))
+            self._env.renew(update)
 
     def close(self) -> None:
         """Release the environments."""
         if self._env is not None:
             self._env.close()
 
-    def _make_env(self, seed: int) -> VectorEnv:
+    def _make_env(self, update: int) -> VectorEnv:
         return make_vector_env(
             self._environment.task,
             min(self._config.num_envs, self._config.num_eval_episodes),
-            seed,
+            seed_after(self._config.seed, update),
             num_threads=self._environment.num_threads,
             max_episode_steps=self._environment.max_episode_steps,
             options=self._environment.options,

@@ -10,7 +10,7 @@ from torch import nn
 
 from trainers.checkpoint import Stateful
 from trainers.emit import Emitter, Stamp
-from trainers.envs import VectorEnv
+from trainers.envs import RenewableEnv
 from trainers.errors import DivergenceError
 from trainers.evaluation import ActDeterministic, Evaluator
 from trainers.progress import ProgressLine
@@ -72,7 +72,7 @@ class Outcome(NamedTuple):
 
 def train(
     algorithm: Algorithm,
-    env: VectorEnv,
+    env: RenewableEnv,
     evaluator: Evaluator,
     emitter: Emitter,
     num_updates: int,
@@ -84,18 +84,16 @@ def train(
         DivergenceError: a number was not finite, and the guard does not put up with it.
         SystemExit: the run was asked to stop; it is saved.
     """
-    survival = survival or unguarded(algorithm, env)
+    survival = survival or unguarded(algorithm, env.current.num_envs)
     state, keeper, ranks = survival.state, survival.keeper, survival.ranks
     episodes, progress = state.episodes, state.progress
-    storage = algorithm.make_storage(env.num_envs)
+    storage = algorithm.make_storage(env.current.num_envs)
     watch = _Watch()
     line = ProgressLine(emitter.show_progress, num_updates, progress.update, progress.timesteps)
     evaluation: EpisodeSummary | None = None
 
     def renew_environments(update: int) -> None:
-        nonlocal env
-        env.close()
-        env = survival.renew(update)
+        env.renew(update)
         storage.start_anew()
         episodes.drop_unfinished()
 
@@ -105,7 +103,7 @@ def train(
         with emitter.span("update", update=update):
             with survival.guard.around_update(partial(renew_environments, update)):
                 with emitter.span("rollout"), watch.time("rollout"):
-                    num_steps = _together(ranks, partial(collect, algorithm, env, storage, episodes))
+                    num_steps = _together(ranks, partial(collect, algorithm, env.current, storage, episodes))
                 progress.timesteps += num_steps
                 if is_barrier:
                     storage.cut()

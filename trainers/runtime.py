@@ -10,7 +10,7 @@ from trainers.config import HardwareConfig
 from trainers.errors import MissingError
 from trainers.ranks import ALONE, Ranks, join_ranks, local_rank
 
-__all__ = ["Runtime", "Seeds", "prepare", "resolve_device", "restart_seed", "spawn_seeds"]
+__all__ = ["Runtime", "Seeds", "prepare", "resolve_device", "seed_after", "spawn_seeds"]
 
 SEED_BITS: Final = 30
 """envpool gives environment i the seed `seed + i`, in a signed 32-bit number: room for 2^30 environments."""
@@ -87,9 +87,9 @@ def _derive(sequence: np.random.SeedSequence) -> Seeds:
     return Seeds(*(int(child.generate_state(1)[0]) >> (32 - SEED_BITS) for child in children))
 
 
-def restart_seed(seed: int, update: int) -> int:
-    """Derive the seed of the environments that start anew after an update: never that of the first ones."""
-    return int(np.random.SeedSequence([seed, update]).generate_state(1)[0]) >> (32 - SEED_BITS)
+def seed_after(seed: int, update: int) -> int:
+    """Derive the seed of the environments that follow on an update; that of the first ones, on update 0, is `seed`."""
+    return int(np.random.SeedSequence([seed, update]).generate_state(1)[0]) >> (32 - SEED_BITS) if update else seed
 
 
 def _seed_global_generators(seed: int) -> None:

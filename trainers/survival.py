@@ -1,13 +1,11 @@
 """What lets a run outlive interruptions, in one place for the loop."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from trainers.checkpoint import Keeper, RunState, Stateful
 from trainers.config import RunConfig
 from trainers.divergence import DivergenceGuard
-from trainers.envs import VectorEnv
 from trainers.ranks import ALONE, Ranks
 from trainers.rollout import EpisodeStatistics
 
@@ -31,7 +29,6 @@ class Survival:
         keeper: saves it.
         guard: stands around each update.
         stop: asks for an early end.
-        renew: makes the environments that follow on an update.
         ranks: the processes of the run.
     """
 
@@ -39,18 +36,16 @@ class Survival:
     keeper: Keeper
     guard: DivergenceGuard
     stop: StopRequest
-    renew: Callable[[int], VectorEnv]
     ranks: Ranks = ALONE
 
 
-def unguarded(learner: Stateful, env: VectorEnv) -> Survival:
+def unguarded(learner: Stateful, num_envs: int) -> Survival:
     """Return the means of a run that saves nothing and ends with the first number that is not finite."""
     return Survival(
-        RunState(learner, EpisodeStatistics(env.num_envs)),
+        RunState(learner, EpisodeStatistics(num_envs)),
         Keeper(None, "", RunConfig(), identify=dict, complain=_say_nothing),
         DivergenceGuard("stop", go_back=lambda: False, complain=_say_nothing),
         _Never(),
-        renew=lambda _update: env,
     )
 
 

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from trainers.envs import EnvGroup
+
 torch.set_num_threads(1)  # as the trainers do: more threads slow small networks, and tests run side by side
 
 
@@ -55,3 +57,23 @@ def telemetry(monkeypatch: pytest.MonkeyPatch) -> FakeTelemetry:
     fake = FakeTelemetry()
     monkeypatch.setattr("rltelemetry.configure", fake.configure)
     return fake
+
+
+@pytest.fixture
+def open_envs(monkeypatch: pytest.MonkeyPatch) -> list[EnvGroup]:
+    """The environments that have been made during the test and are not closed yet."""
+    still_open: list[EnvGroup] = []
+    make, close = EnvGroup.__init__, EnvGroup.close
+
+    def made(self: EnvGroup, *parts: Any, **further: Any) -> None:
+        make(self, *parts, **further)
+        still_open.append(self)
+
+    def closed(self: EnvGroup) -> None:
+        close(self)
+        if self in still_open:
+            still_open.remove(self)
+
+    monkeypatch.setattr(EnvGroup, "__init__", made)
+    monkeypatch.setattr(EnvGroup, "close", closed)
+    return still_open

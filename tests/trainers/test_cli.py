@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -439,6 +440,36 @@ def test_unexpected_error_keeps_its_traceback_and_fails_the_run(
     with capture_logs(), pytest.raises(RuntimeError):
         ppo(["--no-mlflow", *SHORT])
     assert telemetry.ended_by == [defect]
+
+
+ENDS = [None, RuntimeError("defect"), DivergenceError("got nan"), SystemExit(143)]
+
+
+@pytest.mark.parametrize("end", ENDS, ids=lambda end: type(end).__name__)
+def test_environments_are_closed_however_a_run_ends(
+    end: BaseException | None, telemetry: Any, open_envs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, num_open = training.train, []
+
+    def train(*parts: Any) -> Any:
+        num_open.append(len(open_envs))
+        outcome = done(*parts)
+        if end is not None:
+            raise end
+        return outcome
+
+    monkeypatch.setattr(training, "train", train)
+    with capture_logs(), suppress(RuntimeError, SystemExit):
+        ppo(["--no-mlflow", *SHORT])
+    assert (num_open, open_envs) == ([2], []), "those of the training and those of the evaluation"
+
+
+def test_environments_of_a_run_that_cannot_start_are_closed(
+    telemetry: Any, open_envs: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ppo(["--no-mlflow", *SHORT, "--load-model", str(tmp_path)]) == 2
+    assert "there is no checkpoint" in capsys.readouterr().err
+    assert open_envs == []
 
 
 def test_closed_terminal_does_not_stop_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

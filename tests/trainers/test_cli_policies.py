@@ -4,7 +4,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -12,7 +12,8 @@ from structlog.testing import capture_logs
 
 from trainers.cli import ppo
 from trainers.cli.algorithms import ALGORITHMS
-from trainers.cli.policies import load_policy
+from trainers.cli.policies import opened_policy
+from trainers.envs import EnvGroup
 
 SMALL = [
     *("--no-mlflow", "--device", "cpu", "--training-core.horizon", "16", "--environment.num-envs", "4"),
@@ -109,6 +110,26 @@ def test_folder_without_checkpoints_is_code_2(tmp_path: Path, capsys: pytest.Cap
         assert "there is no checkpoint" in capsys.readouterr().err
 
 
+def test_environments_of_an_evaluation_and_a_film_are_closed(
+    folder: Path, tmp_path: Path, open_envs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("imageio")
+    pytest.importorskip("imageio_ffmpeg")
+    command = ["eval", "--checkpoint", str(folder), "--episodes", "1", "--video", str(tmp_path / "film.gif")]
+    assert ppo(command) == 0
+    assert open_envs == []
+    num_open = []
+
+    def broken(self: EnvGroup) -> NoReturn:
+        num_open.append(len(open_envs))
+        raise RuntimeError("no picture")
+
+    monkeypatch.setattr(EnvGroup, "render", broken)
+    with pytest.raises(RuntimeError, match="no picture"):
+        ppo(command)
+    assert (num_open, open_envs) == ([2], [])
+
+
 # --- export
 
 TASKS = {
@@ -128,19 +149,23 @@ def test_exported_policy_acts_as_the_original(
     file = tmp_path / "policy.onnx"
     assert ppo(["export", str(file), "--checkpoint", str(folder)]) == 0
     assert "same actions on 256 observations" in capsys.readouterr().out
-    policy = load_policy(ALGORITHMS["ppo"], folder, "cpu", num_envs=7)
     session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    obs = policy.env.reset()
-    for num_rows in (1, 7):
-        (action,) = session.run(None, {"obs": obs[:num_rows]})
-        np.testing.assert_allclose(action, policy.algorithm.act_deterministic(obs[:num_rows]), rtol=1e-4, atol=1e-4)
+    with opened_policy(ALGORITHMS["ppo"], folder, "cpu", num_envs=7) as policy:
+        obs = policy.env.reset()
+        for num_rows in (1, 7):
+            (action,) = session.run(None, {"obs": obs[:num_rows]})
+            np.testing.assert_allclose(action, policy.algorithm.act_deterministic(obs[:num_rows]), rtol=1e-4, atol=1e-4)
     facts = session.get_modelmeta().custom_metadata_map
     assert (facts["algorithm"], facts["task"], facts["update"]) == ("ppo", task, "1")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["policy.onnx", "saved"]
 
 
 def test_export_that_acts_otherwise_is_not_written(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    tmp_path: Path,
+    open_envs: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -160,6 +185,7 @@ def test_export_that_acts_otherwise_is_not_written(
     assert ppo(["export", str(tmp_path / "policy.onnx"), "--checkpoint", str(folder)]) == 2
     assert "Nothing is written" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+    assert open_envs == []
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])

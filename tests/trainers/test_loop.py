@@ -12,7 +12,7 @@ from trainers.checkpoint import CheckpointFolder, Keeper, Progress, RunState
 from trainers.config import CheckpointingConfig, EnvironmentConfig, EvaluationConfig, PpoConfig
 from trainers.divergence import DivergenceGuard
 from trainers.emit import Emitter
-from trainers.envs import VectorEnv, make_vector_env
+from trainers.envs import RenewableEnv, VectorEnv, make_vector_env
 from trainers.errors import DivergenceError
 from trainers.evaluation import ActDeterministic, Evaluator
 from trainers.loop import Outcome, train
@@ -90,8 +90,8 @@ class Tracer:
 
 
 def trained(num_updates: int, eval_interval: int = 2) -> tuple[AlwaysLeft, Outcome, Events, Tracer]:
-    env, tracer = make_vector_env("CartPole-v1", NUM_ENVS, seed=1), Tracer()
-    algorithm = AlwaysLeft(env)
+    env, tracer = RenewableEnv(lambda _: make_vector_env("CartPole-v1", NUM_ENVS, seed=1)), Tracer()
+    algorithm = AlwaysLeft(env.current)
     evaluation = EvaluationConfig(eval_interval=eval_interval, num_eval_episodes=2, num_envs=2)
     with capture_logs() as events:
         outcome = train(
@@ -215,11 +215,11 @@ class Interrupted:
     def __init__(
         self, folder: Path, stop_in: int | None = None, failing: frozenset[int] = frozenset(), **settings: Any
     ) -> None:
-        self.env, self.tracer = make_vector_env("CartPole-v1", NUM_ENVS, seed=1), Tracer()
-        self.algorithm = Diverging(self.env)
-        self.algorithm.failing = failing
         self.complaints: list[str] = []
-        self.renewed_after: list[int] = []
+        self.made_after: list[int] = []
+        self.env, self.tracer = RenewableEnv(self._make_env), Tracer()
+        self.algorithm = Diverging(self.env.current)
+        self.algorithm.failing = failing
         self.folder = CheckpointFolder(folder, keep=100)
         config = PpoConfig(checkpointing=CheckpointingConfig(**settings))
         self.keeper = Keeper(self.folder, "fake", config, dict, pytest.fail)
@@ -228,12 +228,11 @@ class Interrupted:
             self.keeper,
             DivergenceGuard(config.checkpointing.on_divergence, lambda: False, self.complaints.append),
             Asked(self.algorithm, stop_in),
-            self._renew,
         )
 
-    def _renew(self, update: int) -> VectorEnv:
-        self.renewed_after.append(update)
-        return make_vector_env("CartPole-v1", NUM_ENVS, seed=update)
+    def _make_env(self, update: int) -> VectorEnv:
+        self.made_after.append(update)
+        return make_vector_env("CartPole-v1", NUM_ENVS, seed=1 + update)
 
     def train(self, num_updates: int, eval_interval: int = 0) -> Events:
         evaluation = EvaluationConfig(eval_interval=eval_interval, num_eval_episodes=2, num_envs=2)
@@ -275,7 +274,7 @@ def test_exact_run_that_is_asked_to_stop_saves_only_at_its_barriers(tmp_path: Pa
 def test_barrier_truncates_what_is_open_and_starts_new_environments(tmp_path: Path) -> None:
     run = Interrupted(tmp_path, interval=1, exact=True)
     run.train(3)
-    assert run.renewed_after == [1, 2], "nothing follows the last update"
+    assert run.made_after == [0, 1, 2], "nothing follows the last update"
     assert run.algorithm.ended_TN[-1].all()
     assert run.algorithm.truncated_TN[-1].any()
     assert not run.algorithm.truncated_TN[:-1].any()
@@ -286,7 +285,7 @@ def test_barrier_truncates_what_is_open_and_starts_new_environments(tmp_path: Pa
 def test_without_barriers_episodes_and_environments_go_on(tmp_path: Path) -> None:
     run = Interrupted(tmp_path, interval=1)
     run.train(3)
-    assert run.renewed_after == []
+    assert run.made_after == [0]
     assert not run.algorithm.truncated_TN.any()
     assert of(run.events, "ACTOR")[-1]["episodes"] > 0
 
@@ -306,7 +305,7 @@ def test_update_that_is_left_out_emits_nothing_and_its_episodes_end(tmp_path: Pa
     assert [event["update"] for event in of(run.events, "MISC")] == [1, 3, 4]
     assert run.complaints == ["got nan. The update is left out."]
     assert run.saved == [1, 2, 3, 4], "the run has come so far"
-    assert run.renewed_after == [2]
+    assert run.made_after == [0, 2]
     steps = [event["timesteps"] for event in of(run.events, "TRAINER")]
     assert steps[1] - steps[0] >= 2 * HORIZON * NUM_ENVS - 2 * NUM_ENVS, "its environment steps were taken"
 
@@ -325,10 +324,11 @@ def run_ppo(seed: int, **changes: dict[str, Any]) -> tuple[Outcome, Events]:
         fields[section] |= values
     config = PpoConfig(**fields)
     runtime = prepare(config.hardware, seed)
-    env = make_vector_env(config.environment.task, config.environment.num_envs, runtime.seeds.environment)
-    evaluator = Evaluator(config.evaluation, config.environment)
+    sizes = (config.environment.task, config.environment.num_envs, runtime.seeds.environment)
+    env = RenewableEnv(lambda _: make_vector_env(*sizes))
+    evaluator, ppo = Evaluator(config.evaluation, config.environment), Ppo(env.current.spec, config, runtime)
     with capture_logs() as events:
-        outcome = train(Ppo(env.spec, config, runtime), env, evaluator, Emitter("ppo", Tracer()), config.num_updates)
+        outcome = train(ppo, env, evaluator, Emitter("ppo", Tracer()), config.num_updates)
     return outcome, events
 
 

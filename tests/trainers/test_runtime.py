@@ -6,7 +6,7 @@ import torch
 
 from trainers.config import HardwareConfig
 from trainers.errors import MissingError
-from trainers.runtime import Seeds, prepare, resolve_device, restart_seed, spawn_seeds
+from trainers.runtime import Seeds, prepare, resolve_device, seed_after, spawn_seeds
 
 
 @pytest.fixture
@@ -67,11 +67,15 @@ def test_sub_seeds_leave_room_for_one_per_environment() -> None:
 
 
 def test_environments_that_start_anew_have_seeds_that_depend_on_both_numbers_alone() -> None:
-    seeds = [restart_seed(seed, update) for seed in range(30) for update in range(30)]
+    seeds = [seed_after(seed, update) for seed in range(30) for update in range(1, 31)]
     assert len(set(seeds)) == 900
-    assert restart_seed(7, 5) == seeds[7 * 30 + 5]
+    assert seed_after(7, 5) == seeds[7 * 30 + 4]
     assert min(seeds) >= 0
     assert 2**29 < max(seeds) < 2**30
+
+
+def test_first_environments_have_the_seed_itself() -> None:
+    assert seed_after(7, 0) == 7
 
 
 def test_preparing_seeds_every_global_generator() -> None:

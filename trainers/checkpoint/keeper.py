@@ -24,7 +24,7 @@ class Keeper:
     """Saves one run.
 
     Args:
-        folder: where; None saves nothing, or leaves it to the first rank.
+        folder: where, open for as long as the run lasts; None saves nothing, or leaves it to the first rank.
         algorithm: its name.
         config: the run's configuration.
         identify: returns by what the run goes on in MLflow.
@@ -95,11 +95,6 @@ class Keeper:
         """Read the newest checkpoint that is whole, for all ranks; None if there is none."""
         content = self._ranks.gather(self._newest_content())[0]
         return decode(content, "the last checkpoint") if content is not None else None
-
-    def close(self) -> None:
-        """Give the folder up."""
-        if self._folder is not None:
-            self._folder.close()
 
     def _newest_content(self) -> bytes | None:
         if self._folder is None or self._folder.newest_update is None:

@@ -1,6 +1,7 @@
 """The parts of a run, built from its configuration, and put where its checkpoint says."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -11,15 +12,15 @@ from trainers.cli.algorithms import AlgorithmEntry
 from trainers.cli.arguments import Arguments
 from trainers.cli.resumption import read_saved
 from trainers.config import EvaluationConfig, RunConfig
-from trainers.envs import VectorEnv, longest_episode, make_vector_env
+from trainers.envs import RenewableEnv, VectorEnv, longest_episode, make_vector_env
 from trainers.errors import CheckpointError, ConfigError
 from trainers.evaluation import Evaluator
 from trainers.loop import Algorithm
 from trainers.ranks import Ranks
 from trainers.rollout import EpisodeStatistics
-from trainers.runtime import Runtime, prepare, restart_seed
+from trainers.runtime import Runtime, prepare, seed_after
 
-__all__ = ["Parts", "assemble", "fitting", "share_of"]
+__all__ = ["Parts", "assembled", "fitting", "share_of"]
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
 
@@ -32,52 +33,57 @@ class Parts:
 
     Attributes:
         runtime: device and seeds.
-        env: the training's environments.
+        env: owns the training's environments.
         evaluator: owns the evaluation's.
         algorithm: the learner.
         state: how far the run has come.
-        renew: makes the training's environments that follow on an update.
         origin: where the networks come from, for the user; empty for new ones.
     """
 
     runtime: Runtime
-    env: VectorEnv
+    env: RenewableEnv
     evaluator: Evaluator
     algorithm: Algorithm
     state: RunState
-    renew: Callable[[int], VectorEnv]
     origin: str
 
 
-def assemble(entry: AlgorithmEntry[ConfigT], arguments: Arguments[ConfigT]) -> Parts:
-    """Build everything but telemetry and checkpoints.
+@contextmanager
+def assembled(entry: AlgorithmEntry[ConfigT], arguments: Arguments[ConfigT]) -> Iterator[Parts]:
+    """Build everything but telemetry and checkpoints, for the block; then leave the other ranks and close environments.
 
     Raises:
         TrainersError: the task, a setting, the machine or the checkpoint is not up to it.
     """
-    saved = arguments.saved
+    update = arguments.saved.update if arguments.saved else 0
     runtime = prepare(arguments.config.hardware, arguments.config.training_core.seed)
-    ranks = runtime.ranks
-    config = share_of(arguments.config, ranks)
-    first_env = ranks.rank * config.environment.num_envs
+    with closing(runtime.ranks) as ranks:
+        config = share_of(arguments.config, ranks)
+        evaluation = config.evaluation if ranks.is_first else NO_EVALUATION
+        with (
+            closing(RenewableEnv(_env_maker(config, runtime), update)) as env,
+            closing(Evaluator(evaluation, config.environment, update)) as evaluator,
+        ):
+            _check_exact(config)
+            algorithm = entry.build(env.current.spec, config, runtime)
+            state = RunState(algorithm, EpisodeStatistics(env.current.num_envs), ranks=ranks)
+            origin = _restore(entry, arguments, algorithm, state)
+            yield Parts(runtime, env, evaluator, algorithm, state, origin)
 
-    def renew(update: int) -> VectorEnv:
-        return _make_env(config, restart_seed(runtime.seeds.environment, update) + first_env)
 
-    env = renew(saved.update) if saved else _make_env(config, runtime.seeds.environment + first_env)
-    _check_exact(config)
-    evaluator = Evaluator(config.evaluation if ranks.is_first else NO_EVALUATION, config.environment)
-    algorithm = entry.build(env.spec, config, runtime)
-    state, origin = RunState(algorithm, EpisodeStatistics(env.num_envs), ranks=ranks), ""
+def _restore(
+    entry: AlgorithmEntry[ConfigT], arguments: Arguments[ConfigT], algorithm: Algorithm, state: RunState
+) -> str:
+    """Put a run where the command line says; returns where its networks come from."""
+    saved = arguments.saved
     if saved:
         fitting(saved.path, state.restore, saved.checkpoint)
-        evaluator.renew(saved.update)
-        origin = f"goes on from {saved.path}"
-    elif arguments.load_model:
+        return f"goes on from {saved.path}"
+    if arguments.load_model:
         source = read_saved(arguments.load_model, entry)
         fitting(source.path, algorithm.load_model, source.checkpoint.learner)
-        origin = f"starts from the networks of {source.path}; optimisers, schedules and counts start afresh"
-    return Parts(runtime, env, evaluator, algorithm, state, renew, origin)
+        return f"starts from the networks of {source.path}; optimisers, schedules and counts start afresh"
+    return ""
 
 
 def share_of(config: ConfigT, ranks: Ranks) -> ConfigT:
@@ -118,17 +124,23 @@ def fitting(path: object, load: Callable[[Any], None], state: Any) -> None:
         raise CheckpointError(f"{path}: does not fit the task and the architecture that are given: {reason}") from None
 
 
-def _make_env(config: RunConfig, seed: int) -> VectorEnv:
+def _env_maker(config: RunConfig, runtime: Runtime) -> Callable[[int], VectorEnv]:
+    """What makes this rank's environments that follow on an update."""
     environment = config.environment
-    return make_vector_env(
-        environment.task,
-        environment.num_envs,
-        seed,
-        num_threads=environment.num_threads,
-        max_episode_steps=environment.max_episode_steps,
-        options=environment.options,
-        num_groups=environment.num_groups,
-    )
+    first_env = runtime.ranks.rank * environment.num_envs
+
+    def make(update: int) -> VectorEnv:
+        return make_vector_env(
+            environment.task,
+            environment.num_envs,
+            seed_after(runtime.seeds.environment, update) + first_env,
+            num_threads=environment.num_threads,
+            max_episode_steps=environment.max_episode_steps,
+            options=environment.options,
+            num_groups=environment.num_groups,
+        )
+
+    return make
 
 
 def _check_exact(config: RunConfig) -> None:

@@ -40,23 +40,23 @@ def evaluate(entry: AlgorithmEntry[Any], argv: Sequence[str]) -> None:
     """
     description = f"Evaluate a saved {entry.title} policy, without training."
     flags = tyro.cli(EvalFlags, prog=f"{entry.name} eval", description=description, args=argv)
-    from trainers.cli.policies import load_policy
+    from trainers.cli.policies import opened_policy
     from trainers.cli.video import film, require_video
     from trainers.evaluation import run_episodes
 
     if flags.video is not None:
         require_video(flags.video)
-    policy = load_policy(entry, flags.checkpoint, flags.device, min(flags.episodes, MAX_ENVS), flags.seed)
-    summary = run_episodes(policy.algorithm.deterministic_policy(), policy.env, flags.episodes)
-    if flags.prints_json:
-        print(json.dumps({"checkpoint": str(policy.saved.path), **summary._asdict()}))
-    else:
-        print(policy.title)
-        print(
-            f"{summary.episodes} episodes: mean return {summary.mean_return:g} "
-            f"(min {summary.min_return:g}, max {summary.max_return:g}), mean length {summary.episode_length_mean:g}"
-        )
-    if flags.video is not None:
-        num_frames, episode_return = film(policy, flags.video, flags.seed)
-        if not flags.prints_json:
-            print(f"{flags.video}: one episode, {num_frames} frames, return {episode_return:g}")
+    with opened_policy(entry, flags.checkpoint, flags.device, min(flags.episodes, MAX_ENVS), flags.seed) as policy:
+        summary = run_episodes(policy.algorithm.deterministic_policy(), policy.env, flags.episodes)
+        if flags.prints_json:
+            print(json.dumps({"checkpoint": str(policy.saved.path), **summary._asdict()}))
+        else:
+            print(policy.title)
+            print(
+                f"{summary.episodes} episodes: mean return {summary.mean_return:g} "
+                f"(min {summary.min_return:g}, max {summary.max_return:g}), mean length {summary.episode_length_mean:g}"
+            )
+        if flags.video is not None:
+            num_frames, episode_return = film(policy, flags.video, flags.seed)
+            if not flags.prints_json:
+                print(f"{flags.video}: one episode, {num_frames} frames, return {episode_return:g}")

@@ -48,18 +48,18 @@ def export(entry: AlgorithmEntry[Any], argv: Sequence[str]) -> None:
         raise MissingError("export: needs onnx. Install it: pip install 'rltelemetry[export]'")
     if not flags.file.parent.is_dir():
         raise ConfigError(f"export: got {flags.file}; expected a folder that exists. Make {flags.file.parent}.")
-    from trainers.cli.policies import load_policy
+    from trainers.cli.policies import opened_policy
 
-    policy = load_policy(entry, flags.checkpoint, "cpu", NUM_CHECKS)
     unfinished = flags.file.with_name(f".{flags.file.name}.{os.getpid()}.new")
-    try:
-        _write(policy, unfinished)
-        num_checked = _check(policy, unfinished)
-        unfinished.replace(flags.file)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    print(policy.title)
-    print(f"{flags.file}: same actions on {num_checked} observations of shape {policy.env.spec.obs.shape}")
+    with opened_policy(entry, flags.checkpoint, "cpu", NUM_CHECKS) as policy:
+        try:
+            _write(policy, unfinished)
+            num_checked = _check(policy, unfinished)
+            unfinished.replace(flags.file)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        print(policy.title)
+        print(f"{flags.file}: same actions on {num_checked} observations of shape {policy.env.spec.obs.shape}")
 
 
 def _write(policy: "SavedPolicy", file: Path) -> None:

@@ -1,5 +1,7 @@
 """A policy out of a checkpoint, with what it takes to run it: neither telemetry nor a training's environments."""
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +14,7 @@ from trainers.envs import VectorEnv, make_vector_env
 from trainers.loop import Algorithm
 from trainers.runtime import prepare
 
-__all__ = ["SavedPolicy", "load_policy", "make_env"]
+__all__ = ["SavedPolicy", "make_env", "opened_policy"]
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
 
@@ -39,10 +41,11 @@ class SavedPolicy:
         return f"{self.saved.path}: {task} after {progress['update']} updates, {progress['timesteps']} timesteps"
 
 
-def load_policy(
+@contextmanager
+def opened_policy(
     entry: AlgorithmEntry[ConfigT], path: Path, device: str, num_envs: int, seed: int | None = None
-) -> SavedPolicy:
-    """Read a policy.
+) -> Iterator[SavedPolicy]:
+    """Read a policy, and hold environments for it open for the block.
 
     Args:
         entry: its algorithm.
@@ -58,10 +61,10 @@ def load_policy(
     # nothing runs long enough here for compiling to pay
     hardware = HardwareConfig(device=device, compile="none", cuda_graphs=False)
     config = saved.config.model_copy(update={"hardware": hardware})
-    env = make_env(config, num_envs, config.evaluation.seed if seed is None else seed)
-    algorithm = entry.build(env.spec, config, prepare(config.hardware, config.training_core.seed))
-    fitting(saved.path, algorithm.load_model, saved.checkpoint.learner)
-    return SavedPolicy(saved, algorithm, env)
+    with closing(make_env(config, num_envs, config.evaluation.seed if seed is None else seed)) as env:
+        algorithm = entry.build(env.spec, config, prepare(config.hardware, config.training_core.seed))
+        fitting(saved.path, algorithm.load_model, saved.checkpoint.learner)
+        yield SavedPolicy(saved, algorithm, env)
 
 
 def make_env(config: RunConfig, num_envs: int, seed: int, **options: Any) -> VectorEnv:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from contextlib import closing
 from typing import Any, TypeVar
 
 import rltelemetry
@@ -10,7 +9,7 @@ from rltelemetry import Telemetry
 from trainers.checkpoint import CheckpointFolder, Keeper
 from trainers.cli.algorithms import AlgorithmEntry
 from trainers.cli.arguments import Arguments
-from trainers.cli.assembly import Parts, assemble
+from trainers.cli.assembly import Parts, assembled
 from trainers.cli.folders import checkpoint_folder
 from trainers.cli.signals import PATIENCE_S, Interruption
 from trainers.cli.telemetry import EMITTED, steps_already_there
@@ -43,9 +42,8 @@ def train_algorithm(
         TrainersError: the task, a setting or the machine is not up to it, or training diverged.
         SystemExit: a signal has asked for it; the run is saved.
     """
-    parts = assemble(entry, arguments)
-    with closing(parts.runtime.ranks) as ranks:
-        if ranks.is_first:
+    with assembled(entry, arguments) as parts:
+        if parts.runtime.ranks.is_first:
             return _train_and_talk(entry, arguments, telemetry_fields, interruption, parts)
         return _train(parts, arguments.config, entry.name, None, None, Emitter.silent(), interruption)
 
@@ -93,7 +91,7 @@ def _train(
 
     keeper = Keeper(folder, name, config, identify, emitter.complain, ranks, PATIENCE_S)
     guard = DivergenceGuard(config.checkpointing.on_divergence, lambda: _go_back(keeper, parts), emitter.complain)
-    survival = Survival(parts.state, keeper, guard, interruption, parts.renew, ranks)
+    survival = Survival(parts.state, keeper, guard, interruption, ranks)
     try:
         with interruption.patiently():
             outcome = train(parts.algorithm, parts.env, parts.evaluator, emitter, config.num_updates, survival)

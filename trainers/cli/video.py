@@ -3,6 +3,7 @@
 import importlib.util
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,20 +54,19 @@ def film(policy: SavedPolicy, file: Path, seed: int | None) -> tuple[int, float]
 
     config = policy.saved.config
     first_seed = config.evaluation.seed if seed is None else seed
-    env = make_env(config, 1, first_seed, render_mode="rgb_array")
     unfinished = file.with_name(f".{file.stem}.{os.getpid()}{file.suffix}")
     num_frames, episode_return = 0, 0.0
-    try:
-        writer: Any
-        with imageio.get_writer(unfinished, **FORMATS[file.suffix]) as writer:
-            for picture, score in _episode(policy, env):
-                writer.append_data(picture)
-                num_frames += 1
-                episode_return += score
-        unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)
-        env.close()
+    with closing(make_env(config, 1, first_seed, render_mode="rgb_array")) as env:
+        try:
+            writer: Any
+            with imageio.get_writer(unfinished, **FORMATS[file.suffix]) as writer:
+                for picture, score in _episode(policy, env):
+                    writer.append_data(picture)
+                    num_frames += 1
+                    episode_return += score
+            unfinished.replace(file)
+        finally:
+            unfinished.unlink(missing_ok=True)
     return num_frames, episode_return
 
 

@@ -3,6 +3,7 @@
 from trainers.envs.group import EnvGroup, Step
 from trainers.envs.limits import longest_episode
 from trainers.envs.registry import make_vector_env, task_config
+from trainers.envs.renewable import RenewableEnv
 from trainers.envs.spec import ActionSpec, EnvSpec
 from trainers.envs.vector import VectorEnv
 
@@ -10,6 +11,7 @@ __all__ = [
     "ActionSpec",
     "EnvGroup",
     "EnvSpec",
+    "RenewableEnv",
     "Step",
     "VectorEnv",
     "longest_episode",
