@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from contextlib import closing
 
 from contest import Case, serve
 
@@ -83,15 +84,15 @@ def race(seed: int) -> float:
     """The quick preset for CartPole-v1 to its first evaluation at the target."""
     start = time.perf_counter()
     training = Training(PpoConfig(), seed)
-    evaluator = Evaluator(EvaluationConfig(), EnvironmentConfig())
     steps = evaluated = 0
-    while True:
-        steps += training.once()
-        if steps - evaluated >= RACE_EVAL_STEPS:
-            evaluated = steps
-            if (evaluator.evaluate(training.ppo.act_deterministic).mean_return or 0.0) >= RACE_TARGET:
-                return time.perf_counter() - start
-        assert steps < 1_000_000, "not reached"
+    with closing(training.env), closing(Evaluator(EvaluationConfig(), EnvironmentConfig())) as evaluator:
+        while True:
+            steps += training.once()
+            if steps - evaluated >= RACE_EVAL_STEPS:
+                evaluated = steps
+                if (evaluator.evaluate(training.ppo.deterministic_policy()).mean_return or 0.0) >= RACE_TARGET:
+                    return time.perf_counter() - start
+            assert steps < 1_000_000, "not reached"
 
 
 def main() -> None:
