@@ -29,7 +29,7 @@ RLTELEMETRY: list[set[str]] = [
     {"__main__"},
 ]
 TRAINERS: list[set[str]] = [
-    {"errors", "observations", "compilation"},
+    {"errors", "observations", "compilation", "stopwatch"},
     {"config", "divergence"},
     {"ranks"},
     {"runtime"},

@@ -1,8 +1,7 @@
 """The training loop: collect -> update -> emit -> evaluate -> checkpoint. It knows no algorithm."""
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -16,6 +15,7 @@ from trainers.evaluation import ActDeterministic, Evaluator
 from trainers.progress import ProgressLine
 from trainers.ranks import Ranks
 from trainers.rollout import EpisodeStatistics, EpisodeSummary, Policy, RolloutStorage, collect
+from trainers.stopwatch import Stopwatch
 from trainers.survival import Survival, unguarded
 
 __all__ = ["Algorithm", "Metrics", "Outcome", "train"]
@@ -85,59 +85,104 @@ def train(
         SystemExit: the run was asked to stop; it is saved.
     """
     survival = survival or unguarded(algorithm, env.current.num_envs)
-    state, keeper, ranks = survival.state, survival.keeper, survival.ranks
-    episodes, progress = state.episodes, state.progress
-    storage = algorithm.make_storage(env.current.num_envs)
-    watch = _Watch()
-    line = ProgressLine(emitter.show_progress, num_updates, progress.update, progress.timesteps)
-    evaluation: EpisodeSummary | None = None
+    training = _Training(algorithm, env, evaluator, emitter, num_updates, survival)
+    with closing(training):
+        for update in range(survival.state.progress.update + 1, num_updates + 1):
+            with emitter.span("update", update=update):
+                with survival.guard.around_update(partial(training.renew_env, update)):
+                    training.learn(update)
+                exit_code = training.settle(update)
+            if exit_code:
+                raise SystemExit(exit_code)
+            training.pass_barrier(update)
+    return training.outcome()
 
-    def renew_environments(update: int) -> None:
-        env.renew(update)
-        storage.start_anew()
-        episodes.drop_unfinished()
 
-    for update in range(progress.update + 1, num_updates + 1):
-        is_last, is_barrier = update == num_updates, keeper.is_barrier(update)
+class _Training:
+    """What one run consists of, and the steps of an update; arguments as of `train`."""
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        env: RenewableEnv,
+        evaluator: Evaluator,
+        emitter: Emitter,
+        num_updates: int,
+        survival: Survival,
+    ) -> None:
+        self._algorithm, self._env, self._evaluator, self._emitter = algorithm, env, evaluator, emitter
+        self._num_updates = num_updates
+        self._survival, self._keeper, self._ranks = survival, survival.keeper, survival.ranks
+        self._progress, self._episodes = survival.state.progress, survival.state.episodes
+        self._storage = algorithm.make_storage(env.current.num_envs)
+        self._watch = Stopwatch()
+        done = self._progress
+        self._line = ProgressLine(emitter.show_progress, num_updates, done.update, done.timesteps)
+        self._evaluation: EpisodeSummary | None = None
+
+    def learn(self, update: int) -> None:
+        """Collect, update, emit, evaluate."""
+        emitter, watch = self._emitter, self._watch
         watch.begin_update()
-        with emitter.span("update", update=update):
-            with survival.guard.around_update(partial(renew_environments, update)):
-                with emitter.span("rollout"), watch.time("rollout"):
-                    num_steps = _together(ranks, partial(collect, algorithm, env.current, storage, episodes))
-                progress.timesteps += num_steps
-                if is_barrier:
-                    storage.cut()
-                with emitter.span("optimise"), watch.time("update"):
-                    metrics = algorithm.update(storage, progress=(update - 1) / num_updates)
+        with emitter.span("rollout"), watch.time("rollout"):
+            num_steps = _together(self._ranks, self._collect)
+        self._progress.timesteps += num_steps
+        if self._keeper.is_barrier(update):
+            self._storage.cut()
+        with emitter.span("optimise"), watch.time("update"):
+            metrics = self._algorithm.update(self._storage, progress=(update - 1) / self._num_updates)
+        stamp = Stamp(self._progress.timesteps, self._algorithm.num_updates)
+        emitter.trainer(stamp, metrics._asdict())
+        emitter.actor(stamp, recent := _summary(self._ranks, self._episodes))
+        self._evaluate(update, stamp)
+        emitter.misc(stamp, update=update, progress=update / self._num_updates, **watch.throughput(num_steps))
+        self._line.advance(update, self._progress.timesteps, recent.mean_return)
 
-                stamp = Stamp(progress.timesteps, algorithm.num_updates)
-                emitter.trainer(stamp, metrics._asdict())
-                emitter.actor(stamp, recent := _summary(ranks, episodes))
-                if evaluator.is_due(update) or (is_last and evaluator.is_enabled):
-                    with emitter.span("evaluate"), watch.time("evaluation"):
-                        evaluation = evaluator.evaluate(algorithm.deterministic_policy())
-                    phase = "final" if is_last else "training"
-                    emitter.evaluator(stamp, phase, evaluation, watch.milliseconds("evaluation"))
-                emitter.misc(stamp, update=update, progress=update / num_updates, **watch.throughput(num_steps))
-                line.advance(update, progress.timesteps, recent.mean_return)
+    def settle(self, update: int) -> int:
+        """Count the update, and save the run if it is time to; returns the exit code if the run is to stop, else 0."""
+        self._progress.update = update
+        self._progress.training_s += self._watch.training_s
+        exit_code = max(self._ranks.gather(self._survival.stop.exit_code or 0))
+        if self._keeper.is_due(update, is_last=update == self._num_updates, is_stopping=exit_code > 0):
+            with self._emitter.span("checkpoint"):
+                self._emitter.commit()  # a resumed run emits nothing of what came before its checkpoint
+                self._keeper.save(self._survival.state)
+        else:
+            self._keeper.remember(self._survival.state, self._watch.training_s)
+        return exit_code
 
-            progress.update = update
-            progress.training_s += watch.training_s
-            exit_code = max(ranks.gather(survival.stop.exit_code or 0))
-            is_stopping = exit_code > 0
-            if keeper.is_due(update, is_last=is_last, is_stopping=is_stopping):
-                with emitter.span("checkpoint"):
-                    emitter.commit()  # a resumed run emits nothing of what came before its checkpoint
-                    keeper.save(state)
-            else:
-                keeper.remember(state, watch.training_s)
-        if is_stopping:
-            raise SystemExit(exit_code)
-        if is_barrier and not is_last:
-            renew_environments(update)
-            evaluator.renew(update)
-    line.close()
-    return Outcome(progress.timesteps, watch.elapsed_s, progress.timesteps / progress.training_s, evaluation)
+    def pass_barrier(self, update: int) -> None:
+        """Start all environments anew where an interrupted run would."""
+        if self._keeper.is_barrier(update) and update < self._num_updates:
+            self.renew_env(update)
+            self._evaluator.renew(update)
+
+    def renew_env(self, update: int) -> None:
+        """Go on with new environments, in new episodes."""
+        self._env.renew(update)
+        self._storage.start_anew()
+        self._episodes.drop_unfinished()
+
+    def outcome(self) -> Outcome:
+        """Sum the finished run up."""
+        timesteps, training_s = self._progress.timesteps, self._progress.training_s
+        return Outcome(timesteps, self._watch.elapsed_s, timesteps / training_s, self._evaluation)
+
+    def close(self) -> None:
+        """Take the progress line away."""
+        self._line.close()
+
+    def _collect(self) -> int:
+        return collect(self._algorithm, self._env.current, self._storage, self._episodes)
+
+    def _evaluate(self, update: int, stamp: Stamp) -> None:
+        """On cadence, and the policy that training ends with."""
+        is_last = update == self._num_updates
+        if self._evaluator.is_due(update) or (is_last and self._evaluator.is_enabled):
+            with self._emitter.span("evaluate"), self._watch.time("evaluation"):
+                self._evaluation = self._evaluator.evaluate(self._algorithm.deterministic_policy())
+            phase, took_ms = "final" if is_last else "training", self._watch.milliseconds("evaluation")
+            self._emitter.evaluator(stamp, phase, self._evaluation, took_ms)
 
 
 def _together(ranks: Ranks, collect: Callable[[], int]) -> int:
@@ -163,39 +208,3 @@ def _summary(ranks: Ranks, episodes: EpisodeStatistics) -> EpisodeSummary:
     if ranks.size == 1:
         return episodes.summary()
     return EpisodeStatistics.joined(ranks.gather(episodes.state_dict())).summary()
-
-
-class _Watch:
-    """Times the parts of each update, and the whole."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._seconds: dict[str, float] = {}
-
-    @property
-    def elapsed_s(self) -> float:
-        return time.perf_counter() - self._start
-
-    @property
-    def training_s(self) -> float:
-        """Of this update; evaluation does not slow training down, and is not counted."""
-        return self._seconds.get("rollout", 0.0) + self._seconds.get("update", 0.0)
-
-    def begin_update(self) -> None:
-        self._seconds = {}
-
-    @contextmanager
-    def time(self, part: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._seconds[part] = time.perf_counter() - start
-
-    def milliseconds(self, part: str) -> float | None:
-        return 1000 * self._seconds[part] if part in self._seconds else None
-
-    def throughput(self, num_steps: int) -> dict[str, float | None]:
-        """What MISC says of one update."""
-        durations = {f"{part}_duration_ms": self.milliseconds(part) for part in ("rollout", "update", "evaluation")}
-        return {"steps_per_second": num_steps / self.training_s, **durations}

@@ -1,5 +1,5 @@
 from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,6 +72,7 @@ class Tracer:
 
     def __init__(self) -> None:
         self.opened: list[str] = []
+        self.lines: list[str] = []
         self._path: list[str] = []
 
     @contextmanager
@@ -82,7 +83,7 @@ class Tracer:
         self._path.pop()
 
     def show_progress(self, text: str) -> None:
-        pass
+        self.lines.append(text)
 
     def commit(self, timeout_s: float) -> bool:
         self.opened.append("commit")
@@ -308,6 +309,15 @@ def test_update_that_is_left_out_emits_nothing_and_its_episodes_end(tmp_path: Pa
     assert run.made_after == [0, 2]
     steps = [event["timesteps"] for event in of(run.events, "TRAINER")]
     assert steps[1] - steps[0] >= 2 * HORIZON * NUM_ENVS - 2 * NUM_ENVS, "its environment steps were taken"
+
+
+@pytest.mark.parametrize("how", [{}, {"stop_in": 2}, {"failing": frozenset({2})}])
+def test_progress_line_is_taken_away_however_the_run_ends(tmp_path: Path, how: dict[str, Any]) -> None:
+    run = Interrupted(tmp_path, interval=100, **how)
+    with suppress(SystemExit, DivergenceError):
+        run.train(3)
+    assert run.tracer.lines[0].endswith("return -")
+    assert run.tracer.lines[-1] == ""
 
 
 def test_divergence_ends_the_run_by_default_and_keeps_the_checkpoint_before_it(tmp_path: Path) -> None:
