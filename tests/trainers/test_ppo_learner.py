@@ -189,7 +189,7 @@ def test_truncated_episode_bootstraps_with_the_value_of_its_last_observation() -
     parts = session(config("Pendulum-v1"), max_episode_steps=5)
     parts.collect()
     storage, core = parts.storage, config().training_core
-    batch = parts.ppo._prepare(storage)
+    batch = parts.ppo._estimator.batch(storage)
     advantage_TN = batch.advantage.view(HORIZON, NUM_ENVS)
     cut = storage.truncated.nonzero()[0]
     t, env = int(cut[0]), int(cut[1])
@@ -202,7 +202,7 @@ def test_truncated_episode_bootstraps_with_the_value_of_its_last_observation() -
 def test_advantages_and_log_probabilities_are_those_of_the_policy_that_acted() -> None:
     parts = session(config())
     parts.collect()
-    batch, storage, core = parts.ppo._prepare(parts.storage), parts.storage, config().training_core
+    batch, storage, core = parts.ppo._estimator.batch(parts.storage), parts.storage, config().training_core
     with torch.no_grad():
         value_SN = torch.stack([parts.ppo.network.value(row) for row in storage.obs])
         log_prob_TN = torch.stack(
@@ -243,7 +243,7 @@ def test_critic_learns_scaled_and_cut_rewards_and_the_storage_keeps_them_as_paid
     environment = {"reward_scale": 0.1, "reward_clip": 0.5}
     parts = session(config("Pendulum-v1", environment, gamma=0.0))
     parts.collect()
-    batch, paid = parts.ppo._prepare(parts.storage), parts.storage.reward.flatten()
+    batch, paid = parts.ppo._estimator.batch(parts.storage), parts.storage.reward.flatten()
     torch.testing.assert_close(batch.advantage + batch.value, (0.1 * paid).clamp(-0.5, 0.5))
     assert paid.min() < -5.0
 
@@ -336,7 +336,7 @@ def test_target_kl_ends_the_passes() -> None:
 def test_metrics_start_where_the_policy_is_unmoved() -> None:
     parts = session(config(num_epochs=1, num_minibatches=1, normalize_advantage=False))
     parts.collect()
-    batch = parts.ppo._prepare(parts.storage).select(parts.storage.valid_index)
+    batch = parts.ppo._estimator.batch(parts.storage).select(parts.storage.valid_index)
     metrics = parts.ppo.update(parts.storage, 0.0)
     assert metrics.approx_kl == pytest.approx(0.0, abs=1e-6)
     assert metrics.clip_fraction == 0.0
