@@ -16,18 +16,13 @@ from trainers.envs import RenewableEnv, VectorEnv, make_vector_env
 from trainers.rollout import EpisodeSummary
 from trainers.runtime import seed_after
 
-__all__ = ["ActDeterministic", "Evaluator", "is_evaluation_due", "run_episodes"]
+__all__ = ["ActDeterministic", "Evaluator", "run_episodes"]
 
 MAX_EPISODE_STEPS: Final = 108_000
 """Half an hour of Atari. A deterministic policy can walk in circles, in a task without a time limit for ever."""
 
 ActDeterministic = Callable[[NDArray[Any], NDArray[np.int_]], NDArray[Any]]
 """Observations [N, ...], and the steps since each episode began [N] -> actions."""
-
-
-def is_evaluation_due(update: int, eval_interval: int, num_eval_episodes: int) -> bool:
-    """Return whether to evaluate after `update`, counted from 1: every eval_interval-th time, 0 being never."""
-    return eval_interval > 0 and update % eval_interval == 0 and num_eval_episodes > 0
 
 
 class Evaluator:
@@ -50,8 +45,8 @@ class Evaluator:
         return self._config.eval_interval > 0 and self._config.num_eval_episodes > 0
 
     def is_due(self, update: int) -> bool:
-        """Return whether to evaluate after `update`."""
-        return is_evaluation_due(update, self._config.eval_interval, self._config.num_eval_episodes)
+        """Return whether to evaluate after `update`, counted from 1: every eval_interval-th time."""
+        return self.is_enabled and update % self._config.eval_interval == 0
 
     def evaluate(self, act: ActDeterministic) -> EpisodeSummary:
         """Run one evaluation."""

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from trainers.config import EnvironmentConfig, EvaluationConfig
 from trainers.envs import Step, make_vector_env
-from trainers.evaluation import Evaluator, is_evaluation_due, run_episodes
+from trainers.evaluation import Evaluator, run_episodes
 
 
 class ScriptedEnv:
@@ -61,7 +61,8 @@ def first_action(obs_NO: NDArray[Any], elapsed_N: NDArray[np.int_]) -> NDArray[A
     ],
 )
 def test_cadence(update: int, eval_interval: int, num_eval_episodes: int, expected: bool) -> None:
-    assert is_evaluation_due(update, eval_interval, num_eval_episodes) is expected
+    config = EvaluationConfig(eval_interval=eval_interval, num_eval_episodes=num_eval_episodes)
+    assert Evaluator(config, EnvironmentConfig()).is_due(update) is expected
 
 
 def test_each_environment_gives_its_first_episodes_not_the_first_to_finish() -> None:

@@ -44,7 +44,7 @@ class Passes:
         target_kl: float | None,
         execution: Execution,
         device: torch.device,
-        mean_over_ranks: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+        mean_over_ranks: Callable[[Tensor], Tensor],
     ) -> None:
         self._mean_over_ranks = mean_over_ranks
         self._step, self._execution = step, execution
