@@ -4,6 +4,7 @@ Each point has a step of its own, so that a point that is missing, or stored wit
 are marked `faults` (`nox -s faults`); `benchmarks/delivery.py` runs them all and prints their figures.
 """
 
+import itertools
 import os
 import random
 import signal
@@ -27,8 +28,8 @@ from rltelemetry.testing import MlflowServer, RealMlflow, SshServer, ToxicProxy
 pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(400)]
 
 PATIENCE_S = 120.0
-KILL_MARGIN_S = 1.0
-"""What was logged so long before a kill -9 must arrive; 0.25 s on a machine that is not busy with other tests."""
+KILL_MARGIN_S = 0.25
+"""What was logged so long before a kill -9 must arrive; more, where the writer itself was kept from the processor."""
 
 
 @pytest.fixture(autouse=True)
@@ -169,8 +170,9 @@ def kill_writer(uri: str, after_s: float) -> int:
         killed_ns = time.time_ns()
         process.send_signal(signal.SIGKILL)
         data = process.stdout.read()
-    logged = struct.iter_unpack("<qq", data[: len(data) // 16 * 16])
-    return sum(stamp < killed_ns - int(KILL_MARGIN_S * 1e9) for _, stamp in logged)
+    stamps = [stamp for _, stamp in struct.iter_unpack("<qq", data[: len(data) // 16 * 16])]
+    held_up_ns = max(after - before for before, after in itertools.pairwise([*stamps, killed_ns]))
+    return sum(stamp < killed_ns - int(KILL_MARGIN_S * 1e9) - 2 * held_up_ns for stamp in stamps)
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.faults)])
@@ -183,7 +185,7 @@ def test_writer_that_is_killed_at_random_moments(
     for number in range(kills):
         os.environ["MLFLOW_RUN_NAME"] = name = f"writer {number}"
         proxy.set_mode(chance.choice(["pass", "lose_reply", "cut_reply"]))  # type: ignore[arg-type]
-        sure[name] = kill_writer(proxy.uri, KILL_MARGIN_S + chance.uniform(0.1, 1.5))
+        sure[name] = kill_writer(proxy.uri, chance.uniform(0.5, 2.5))
     proxy.set_mode("pass")
     assert main(["sync"]) == 0
     runs = mlflow_server.runs(experiment)
