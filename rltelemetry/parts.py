@@ -141,8 +141,9 @@ class Parts:
     def stats(self) -> Stats:
         """Count what became of everything."""
         events, dropped = self._intake.events_processed, dict(self._intake.events_dropped)
+        unconfirmed = self._otlp.num_unconfirmed if self._otlp is not None else 0
         if self._export is None:
-            return Stats(events, dropped)
+            return Stats(events, dropped, spans_unconfirmed=unconfirmed)
         points, spans = self._export.points.counts(), self._export.spans.counts()
         return Stats(
             events,
@@ -154,6 +155,7 @@ class Parts:
             spans.sent,
             spans.kept,
             spans.dropped,
+            unconfirmed,
         )
 
     def close(self, deadline: float) -> None:
@@ -162,7 +164,7 @@ class Parts:
         self.worker.close(max(0.0, deadline - share - time.monotonic()))
         if self._otlp is not None:
             self._otlp.close(max(0.0, deadline - share - time.monotonic()))
-        if self._export is not None and not self._is_quiet_child():
+        if (self._export is not None or self._otlp is not None) and not self._is_quiet_child():
             self._notices.info(self._last_line())
         CELL.fallback = self._after_close
         self._console.close(max(share, deadline - time.monotonic()))
@@ -176,7 +178,8 @@ class Parts:
     def _is_quiet_child(self) -> bool:
         """Whether this is a forked child that has lost nothing: its parent sends the rest and has the last word."""
         stats = self.stats()
-        return self._origin.is_child and not any(stats.events_dropped.values()) and not stats.points_dropped
+        has_lost = any(stats.events_dropped.values()) or stats.points_dropped or stats.spans_unconfirmed
+        return self._origin.is_child and not has_lost
 
     def _last_line(self) -> str:
         line = f"telemetry closed; {self.stats()}"

@@ -23,6 +23,7 @@ class Stats:
         spans_sent: spans that MLflow has confirmed.
         spans_kept: spans that wait in the spool.
         spans_dropped: spans that can never be sent, by reason.
+        spans_unconfirmed: spans that an OTLP back end beside MLflow has not confirmed; after the end it never will.
     """
 
     events_processed: int = 0
@@ -34,6 +35,7 @@ class Stats:
     spans_sent: int = 0
     spans_kept: int = 0
     spans_dropped: Mapping[str, int] = field(default_factory=dict)
+    spans_unconfirmed: int = 0
 
     @property
     def events_emitted(self) -> int:
@@ -48,6 +50,8 @@ class Stats:
         )
         if self.spans_sent or self.spans_kept or self.spans_dropped:
             line += f"; spans: {self.spans_sent} sent, {self.spans_kept} kept, {_total(self.spans_dropped)} dropped"
+        if self.spans_unconfirmed:
+            line += f"; OTLP back end: {self.spans_unconfirmed} lost"
         return line
 
 

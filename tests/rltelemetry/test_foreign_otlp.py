@@ -55,14 +55,14 @@ def http_collector() -> Iterator[HttpCollector]:
         thread.join()
 
 
-def train_once(**fields: Any) -> None:
+def train_once(**fields: Any) -> rltelemetry.Telemetry:
     """Train beside an MLflow that does not answer: it must not take the other back end's time at the end."""
-    with rltelemetry.configure(
-        service_name="my-trainer", metrics=False, console="off", exit_timeout_s=2.0, **fields
-    ) as telemetry:
+    settings = {"service_name": "my-trainer", "metrics": False, "console": "off", "exit_timeout_s": 2.0}
+    with rltelemetry.configure(**{**settings, **fields}) as telemetry:
         log = structlog.get_logger("test")
         with telemetry.span("update", update=7):
             log.info("train", category="TRAINER", critic_loss=0.5, timesteps=100)
+    return telemetry
 
 
 def check(export: ExportTraceServiceRequest) -> None:
@@ -88,6 +88,19 @@ def test_spans_go_over_http_where_the_standard_variables_say(
     assert path == "/v1/traces"
     assert headers["x-team"] == "rl"
     check(export)
+
+
+def test_spans_that_do_not_arrive_are_counted_and_said(
+    http_collector: HttpCollector, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{http_collector.server_port}")
+    telemetry = train_once(tracking_uri="http://127.0.0.1:9", console="dashboard")
+    assert telemetry.stats().spans_unconfirmed == 0
+    assert "OTLP back end" not in capsys.readouterr().err
+    monkeypatch.setattr(_Handler, "do_POST", lambda self: self.send_error(400))
+    telemetry = train_once(tracking_uri="http://127.0.0.1:9", console="dashboard")
+    assert telemetry.stats().spans_unconfirmed == 1
+    assert "OTLP back end: 1 lost" in capsys.readouterr().err
 
 
 def test_spans_go_over_grpc(monkeypatch: pytest.MonkeyPatch) -> None:

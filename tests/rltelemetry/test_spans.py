@@ -11,7 +11,8 @@ from opentelemetry.trace import Status, get_current_span
 
 from rltelemetry.chain import to_record
 from rltelemetry.handoff import Handoff, Snapshot, SpanEnd
-from rltelemetry.sinks.otlp import MAX_ROOTS, OtlpSink, foreign_endpoint
+from rltelemetry.sinks.otlp import OtlpSink, foreign_endpoint
+from rltelemetry.sinks.otlp.sink import MAX_ROOTS
 from rltelemetry.spans import SpanOpener, add_foreign_event
 
 

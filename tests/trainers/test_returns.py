@@ -106,9 +106,7 @@ def test_truncation_ends_the_sum_whatever_kind_of_row_follows() -> None:
 def test_sum_ends_where_the_next_row_does_not_follow_but_its_value_still_counts() -> None:
     value, next_value, no = column(10, 20), column(40, 30), flags(0, 0)
     ends = (no, no, flags(1, 1))
-    advantage = gae(
-        column(1, 2), value, next_value, *ends, gamma=0.5, gae_lambda=0.5, follows_TN=flags(0, 1)
-    )
+    advantage = gae(column(1, 2), value, next_value, *ends, gamma=0.5, gae_lambda=0.5, follows_TN=flags(0, 1))
     assert torch.equal(advantage, column(1 + 20 - 10, 2 + 15 - 20))
 
 

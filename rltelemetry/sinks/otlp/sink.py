@@ -22,11 +22,12 @@ from opentelemetry.trace import Status, StatusCode, Tracer, set_span_in_context
 
 from rltelemetry.handoff import ON_FOREIGN_SPAN, SpanEnd
 from rltelemetry.schema import STEP_FIELDS
+from rltelemetry.sinks.otlp.foreign import ForeignBackEnd, foreign_endpoint
 from rltelemetry.spans import clean_attributes
 from rltelemetry.trace_ids import new_span_id, new_trace_id
 from rltelemetry.types import Record
 
-__all__ = ["MAX_ROOTS", "OtlpSink", "foreign_endpoint"]
+__all__ = ["MAX_ROOTS", "OtlpSink"]
 
 MAX_ROOTS: Final = 100
 """MLflow links a run to none of the traces of an export with more roots than this."""
@@ -78,8 +79,14 @@ class OtlpSink:
         self.tracer: Tracer = self._provider.get_tracer("rltelemetry")
         if deliver is not None:
             self._provider.add_span_processor(_Collector(self._finished))
-        if foreign_endpoint(environ):
-            self._provider.add_span_processor(_foreign_processor(environ))
+        self._foreign = ForeignBackEnd(environ) if foreign_endpoint(environ) else None
+        if self._foreign is not None:
+            self._provider.add_span_processor(self._foreign)
+
+    @property
+    def num_unconfirmed(self) -> int:
+        """How many spans a foreign back end has not confirmed; after `close`, those that it has lost."""
+        return self._foreign.num_unconfirmed if self._foreign is not None else 0
 
     def emit(self, record: Record) -> None:
         """Put a record on its span, or on one of its own."""
@@ -201,24 +208,3 @@ class _Collector(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         self._finished.append(span)
-
-
-def foreign_endpoint(environ: Mapping[str, str]) -> str | None:
-    """Return the OTLP endpoint that the standard variables name, if they do."""
-    if environ.get("OTEL_TRACES_EXPORTER") in {"none", "console"}:
-        return None
-    return environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None
-
-
-def _foreign_processor(environ: Mapping[str, str]) -> SpanProcessor:
-    """The stock exporter, which reads its own variables: http/protobuf, or grpc, imported only then."""
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-    protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-    if protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
-
-        return BatchSpanProcessor(GrpcExporter())
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
-
-    return BatchSpanProcessor(HttpExporter())
