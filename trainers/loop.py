@@ -142,7 +142,7 @@ class _Training:
         """Count the update, and save the run if it is time to; returns the exit code if the run is to stop, else 0."""
         self._progress.update = update
         self._progress.training_s += self._watch.training_s
-        exit_code = max(self._ranks.gather(self._survival.stop.exit_code or 0))
+        exit_code: int = max(self._ranks.gather(self._survival.stop.exit_code or 0))
         if self._keeper.is_due(update, is_last=update == self._num_updates, is_stopping=exit_code > 0):
             with self._emitter.span("checkpoint"):
                 self._emitter.commit()  # a resumed run emits nothing of what came before its checkpoint

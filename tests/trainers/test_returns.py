@@ -44,7 +44,7 @@ def random_rollout(seed: int, horizon: int, num_envs: int, end_rate: float) -> d
 def advantages(
     reward: torch.Tensor, value_SN: torch.Tensor, *flags: torch.Tensor, gamma: float = 0.5, gae_lambda: float = 0.5
 ) -> torch.Tensor:
-    """`gae` of rows of which each holds the observation that the one before it led to; the last value is behind them."""
+    """`gae` of rows that each hold the observation that the one before led to; the last value is behind them."""
     return gae(reward, value_SN[:-1], value_SN[1:], *flags, gamma=gamma, gae_lambda=gae_lambda)
 
 

@@ -1,7 +1,7 @@
 """What a run is: task, algorithm, optimisers, networks; one frozen model per section. How it is run: `operation`.
 
-A description is the text of `--help`: it says what the setting does, which way it works, and a usual range. The defaults
-are the quick preset for CartPole-v1, so that a bare `ppo` trains.
+A description is the text of `--help`: it says what the setting does, which way it works, and a usual range. The
+defaults are the quick preset for CartPole-v1, so that a bare `ppo` trains.
 """
 
 from typing import Annotated, Literal
