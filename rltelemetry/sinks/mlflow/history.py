@@ -1,12 +1,12 @@
 """How far a run had come when its process died, by the spools that were left behind: read, never changed."""
 
 import contextlib
-import json
 import sqlite3
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from rltelemetry.sinks.mlflow.reader import SpoolReader
 from rltelemetry.sinks.mlflow.storage import SpoolFile
 
 __all__ = ["STEPS_KEY", "last_steps", "spooled_steps"]
@@ -32,22 +32,17 @@ def spooled_steps(directory: Path, run_id: str | None, client_uuid: str | None) 
         run_id: the run; None if it was not known yet.
         client_uuid: the run by its client's own name.
     """
-    found = (_steps_of(file.path, run_id, client_uuid) for file in SpoolFile.all_in(directory))
+    found = (_steps_of(file.path, {run_id, client_uuid}) for file in SpoolFile.all_in(directory))
     return last_steps(item for steps in found for item in steps.items())
 
 
-def _steps_of(path: Path, run_id: str | None, client_uuid: str | None) -> Mapping[str, int]:
-    """A spool's steps, if it is this run's; a spool that cannot be read has none."""
-    with contextlib.suppress(sqlite3.Error, ValueError, AttributeError), contextlib.closing(_open(path)) as db:
-        meta = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
-        plan = meta.get("plan") or {}
-        names = {meta.get("run_id"), plan.get("run_id"), plan.get("client_uuid")} - {None}
-        if names & {run_id, client_uuid}:
-            rows = db.execute("SELECT body FROM rows WHERE kind = 'points'")
-            waiting = [(point[0], point[2]) for (body,) in rows for point in json.loads(body)]
-            return last_steps([*meta.get(STEPS_KEY, {}).items(), *waiting])
+def _steps_of(path: Path, wanted: set[str | None]) -> Mapping[str, int]:
+    """A spool's steps, if it is the wanted run's; a spool that cannot be read has none."""
+    with contextlib.suppress(sqlite3.Error, ValueError, TypeError, AttributeError), SpoolReader(path) as reader:
+        facts = reader.facts()
+        plan = facts.get("plan") or {}
+        names = {facts.get("run_id"), plan.get("run_id"), plan.get("client_uuid")} - {None}
+        if names & wanted:
+            waiting, _ = reader.points_after(0)
+            return last_steps([*facts.get(STEPS_KEY, {}).items(), *((point.key, point.step) for point in waiting)])
     return {}
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
