@@ -79,7 +79,6 @@ class Bench:
         )  # fmt: skip
 
     def add(self, some: list[MetricPoint]) -> None:
-        self.points.extract(len(some))
         self.spool.append_points(some)
 
     @property

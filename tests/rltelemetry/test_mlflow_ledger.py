@@ -12,6 +12,7 @@ def test_every_movement_keeps_the_sum() -> None:
     ledger.send(4)
     ledger.drop("spool_full", 3)
     ledger.drop("poison", 0)
+    assert ledger.kept == 3
     assert ledger.counts() == Counts(extracted=11, sent=4, kept=3, dropped={"infinite": 1, "spool_full": 3})
     assert ledger.dropped("spool_full") == 3
     assert ledger.dropped("nothing") == 0

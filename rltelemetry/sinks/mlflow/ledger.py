@@ -36,17 +36,23 @@ class Ledger:
         self._extracted = self._sent = self._kept = 0
         self._dropped: Counter[str] = Counter()
 
+    @property
+    def kept(self) -> int:
+        """How many items wait."""
+        with self._lock:
+            return self._kept
+
     def extract(self, count: int) -> None:
         """Take items in: they wait from here on."""
         with self._lock:
             self._extracted += count
             self._kept += count
 
-    def refuse(self, reason: str) -> None:
-        """Take an item in that can never be sent."""
+    def refuse(self, reason: str, count: int = 1) -> None:
+        """Take items in that can never be sent."""
         with self._lock:
-            self._extracted += 1
-            self._dropped[reason] += 1
+            self._extracted += count
+            self._dropped[reason] += count
 
     def send(self, count: int) -> None:
         """Let items go that the server has confirmed."""

@@ -29,7 +29,7 @@ class MlflowSink:
     Args:
         settings: whether metrics are wanted.
         spool: where points and spans wait.
-        points: the account of points.
+        points: the account of points, for those that are refused; the spool enters the others.
         notices: where refused values are said, once a key.
         on_commit: called when points have reached the spool.
     """
@@ -59,7 +59,6 @@ class MlflowSink:
     def add_points(self, points: Sequence[MetricPoint]) -> None:
         """Take points, those that no event carries (system metrics) included."""
         self._pending += points
-        self._points.extract(len(points))
 
     def add_traces(self, spans: bytes, num_spans: int, _roots: int) -> None:
         """Take encoded spans."""

@@ -82,7 +82,7 @@ class Spool:
         settings: size and durability.
         notices: where trouble is said.
         clock: the time source.
-        points: the account of points; what the file holds already is entered.
+        points: the account of points: its `kept` is what waits here; what the file holds already is entered.
         spans: the same for spans.
     """
 
@@ -97,8 +97,8 @@ class Spool:
         self._db = Database(file, settings.spool_durability, notices, clock)
         self._is_closed = False
         self._epoch = self._db.num_moves
-        self._bytes, self._held = self._measure()
-        for kind, count in self._held.items():
+        self._bytes, found = self._measure()
+        for kind, count in found.items():
             self._ledgers[kind].extract(count)
 
     @property
@@ -109,7 +109,7 @@ class Spool:
     @property
     def points_kept(self) -> int:
         """How many points wait here."""
-        return self._held["points"]
+        return self._ledgers["points"].kept
 
     @property
     def is_empty(self) -> bool:
@@ -133,19 +133,18 @@ class Spool:
         self._db.write(lambda db: db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", entry))
 
     def append_points(self, points: Sequence[MetricPoint]) -> None:
-        """Store the points of one drain; the ledger has them already."""
+        """Store the points of one drain."""
         for start in range(0, len(points), MAX_ROW_POINTS):
             piece = points[start : start + MAX_ROW_POINTS]
             try:
                 self._append("points", json.dumps(piece).encode(), len(piece))
             except sqlite3.Error:
-                self._ledgers["points"].drop("spool_failed", len(points) - start)
+                self._ledgers["points"].refuse("spool_failed", len(points) - start)
                 raise
 
     def append_traces(self, spans: bytes, count: int) -> None:
         """Store encoded spans."""
         self._append("traces", spans, count)
-        self._ledgers["traces"].extract(count)
 
     def append_call(self, name: str, arguments: Mapping[str, Any]) -> None:
         """Store something else that the server must be told."""
@@ -166,12 +165,12 @@ class Spool:
 
     def ack(self, row: Row) -> None:
         """Let a row go: the server has it."""
-        if self._remove(row, None) and row.kind in self._held:
+        if self._remove(row, None) and row.kind in self._ledgers:
             self._ledgers[row.kind].send(row.count)
 
     def bury(self, row: Row, reason: str) -> None:
         """Move a row to the dead: the server will never take it."""
-        if self._remove(row, reason) and row.kind in self._held:
+        if self._remove(row, reason) and row.kind in self._ledgers:
             self._ledgers[row.kind].drop("refused", row.count)
 
     def points(self, limit: int, max_bytes: int) -> PointBatch:
@@ -199,7 +198,6 @@ class Spool:
             return  # these ids are others' now; the points will be sent again, which is harmless
         self._db.write(settle)
         self._bytes -= batch.freed_bytes
-        self._held["points"] -= len(batch.points)
         self._ledgers["points"].send(len(batch.points) - len(dead))
         self._ledgers["points"].drop("poison", len(dead))
 
@@ -216,8 +214,8 @@ class Spool:
         self._db.return_to_disk()
         self._follow_moves()
         if self.path is None and not self._db.has_left_behind:
-            for kind, count in self._held.items():
-                self._lose(kind, count, "memory_lost")
+            for ledger in self._ledgers.values():
+                ledger.drop("memory_lost", ledger.kept)
         num_dead = self._db.read(lambda db: db.execute("SELECT count(*) FROM dead").fetchone()[0])
         aside = self._db.close("keep" if not self.is_empty else "aside" if num_dead else "remove")
         if aside is not None:
@@ -227,8 +225,8 @@ class Spool:
         row = (kind, count, body)
         self._db.write(lambda db: db.execute("INSERT INTO rows (kind, count, body) VALUES (?, ?, ?)", row))
         self._bytes += len(body)
-        if kind in self._held:
-            self._held[kind] += count
+        if kind in self._ledgers:
+            self._ledgers[kind].extract(count)
         self._follow_moves()
         if self._bytes > self._capacity:
             self._drop_oldest()
@@ -250,8 +248,6 @@ class Spool:
         if row.epoch != self._epoch or self._db.write(delete) == 0:
             return False
         self._bytes -= len(row.body)
-        if row.kind in self._held:
-            self._held[row.kind] -= row.count
         return True
 
     def _drop_oldest(self) -> None:
@@ -275,7 +271,7 @@ class Spool:
 
         for kind, count, size in self._db.write(doom):
             self._bytes -= size
-            self._lose(kind, count, "spool_full")
+            self._ledgers[kind].drop("spool_full", count)
         lost = self._ledgers["points"].dropped("spool_full")
         self._notices.warn(
             "spool full",
@@ -286,11 +282,7 @@ class Spool:
         """Drop rows whose bytes no longer make sense: nobody can send them."""
         self._db.write(lambda db: db.executemany("DELETE FROM rows WHERE id = ?", [(row_id,) for row_id, _ in rows]))
         for _, count in rows:
-            self._lose("points", count, "unreadable")
-
-    def _lose(self, kind: str, count: int, reason: str) -> None:
-        self._held[kind] -= count
-        self._ledgers[kind].drop(reason, count)
+            self._ledgers["points"].drop("unreadable", count)
 
     def _follow_moves(self) -> None:
         """Count anew after the data has moved between disk and memory: a failing disk may have kept some of it."""
@@ -302,12 +294,11 @@ class Spool:
         if self._db.has_left_behind:
             return  # the rest is not lost: it waits in the file
         for kind, count in found.items():
-            missing = self._held[kind] - count
-            if missing < 0:  # a file that could not be opened at first can be now
-                self._held[kind] = count
-                self._ledgers[kind].extract(-missing)
+            ledger = self._ledgers[kind]
+            if count > ledger.kept:  # a file that could not be opened at first can be now
+                ledger.extract(count - ledger.kept)
             else:
-                self._lose(kind, missing, "disk_failed")
+                ledger.drop("disk_failed", ledger.kept - count)
 
     def _measure(self) -> tuple[int, dict[str, int]]:
         query = "SELECT kind, total(length(body)), total(count - taken) FROM rows GROUP BY kind"
