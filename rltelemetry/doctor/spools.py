@@ -31,7 +31,7 @@ def check_spools(directory: Path) -> Finding:
         try:
             with SpoolReader(file.path) as reader:
                 waiting = reader.waiting()
-        except (sqlite3.Error, ValueError):
+        except sqlite3.Error:
             unreadable.append(file.path.name)
             continue
         if file.is_owned():

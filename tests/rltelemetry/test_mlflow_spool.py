@@ -12,7 +12,9 @@ from rltelemetry.notices import Notices
 from rltelemetry.settings import Settings
 from rltelemetry.sinks.mlflow import database
 from rltelemetry.sinks.mlflow.ledger import Ledger
-from rltelemetry.sinks.mlflow.spool import MAX_ROW_POINTS, Spool
+from rltelemetry.sinks.mlflow.reader import SpoolReader
+from rltelemetry.sinks.mlflow.rows import MAX_ROW_POINTS
+from rltelemetry.sinks.mlflow.spool import Spool
 from rltelemetry.sinks.mlflow.storage import SpoolFile
 from rltelemetry.testing import FakeClock
 from rltelemetry.types import MetricPoint
@@ -159,6 +161,9 @@ def test_row_that_is_acknowledged_twice_counts_once(bench: Bench) -> None:
     bench.spool.ack(row)
     bench.spool.bury(row, "late")
     assert (bench.spans.counts().sent, bench.spans.counts().kept, bench.spans.counts().dropped) == (7, 0, {})
+    bench.spool.close()
+    assert bench.file is not None
+    assert list(bench.file.path.parent.iterdir()) == [], "nothing of it is dead"
 
 
 def test_buried_row_is_counted(bench: Bench) -> None:
@@ -296,6 +301,18 @@ def test_row_that_cannot_be_read_costs_itself_only(bench: Bench) -> None:
     bench.spool.ack_points(batch)
     bench.check()
     assert bench.spool.is_empty
+
+
+def test_reader_passes_over_what_cannot_be_read(bench: Bench) -> None:
+    for start in (0, 10):
+        bench.add(points(10, start))
+    bench.spool.put("run_id", "r")
+    bench.spool._db.write(lambda db: db.execute("UPDATE rows SET body = '[1, 2]' WHERE id = 1"))
+    bench.spool._db.write(lambda db: db.execute("INSERT INTO meta VALUES ('plan', '{')"))
+    assert bench.spool.path is not None
+    with SpoolReader(bench.spool.path) as reader:
+        assert reader.points_after(0) == (points(10, 10), 2)
+        assert reader.facts() == {"run_id": "r"}
 
 
 @settings(max_examples=60, deadline=None)

@@ -11,7 +11,8 @@ from rltelemetry.sinks.mlflow.bisection import split
 from rltelemetry.sinks.mlflow.client import MlflowClient
 from rltelemetry.sinks.mlflow.destination import Destination
 from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict
-from rltelemetry.sinks.mlflow.spool import Row, Spool
+from rltelemetry.sinks.mlflow.rows import Row
+from rltelemetry.sinks.mlflow.spool import Spool
 
 __all__ = ["CallStream"]
 

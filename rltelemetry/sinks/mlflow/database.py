@@ -14,6 +14,7 @@ from typing import Final, Literal, TypeVar
 from rltelemetry.clock import Clock
 from rltelemetry.notices import Notices
 from rltelemetry.sinks.mlflow.storage import Durability, SpoolFile, connect_disk, connect_memory
+from rltelemetry.sinks.mlflow.tables import COLUMNS
 
 __all__ = ["MEMORY_BYTES", "Database"]
 
@@ -29,8 +30,6 @@ CHECKPOINT_S: Final = 1.0
 
 RETURN_S: Final = 5.0
 """How often a spool that went to memory tries the disk again."""
-
-TABLES: Final = {"meta": 2, "rows": 5, "dead": 3}
 
 
 class Database:
@@ -122,7 +121,7 @@ class Database:
         memory = connect_memory()
         self.has_left_behind = not is_damaged and _size(self._db) > MEMORY_BYTES
         with contextlib.suppress(sqlite3.Error):
-            _copy(self._db, memory, ["meta"] if self.has_left_behind else list(TABLES))
+            _copy(self._db, memory, ["meta"] if self.has_left_behind else list(COLUMNS))
         with contextlib.suppress(sqlite3.Error):
             self._db.close()
         where = self._file.put_aside("damaged") if is_damaged else self._file.path
@@ -170,11 +169,12 @@ class Database:
     def _fill(self, disk: sqlite3.Connection) -> None:
         """Write what memory holds: behind a backlog that waits there, else in place of an old copy."""
         if not self.has_left_behind:
-            _copy(self._db, disk, list(TABLES))
+            _copy(self._db, disk, list(COLUMNS))
             return
         with disk:
-            for table, columns in (("rows", "kind, count, body, taken"), ("dead", "body, reason")):
-                marks = ",".join("?" * (columns.count(",") + 1))
+            for table in ("rows", "dead"):
+                columns = ", ".join(COLUMNS[table][1:])  # the ids are given anew
+                marks = ",".join("?" * (len(COLUMNS[table]) - 1))
                 rows = self._db.execute(f"SELECT {columns} FROM {table} ORDER BY id")
                 disk.executemany(f"INSERT INTO {table} ({columns}) VALUES ({marks})", rows)
             disk.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", self._db.execute("SELECT * FROM meta"))
@@ -185,9 +185,9 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection, tables: list[s
     with target:
         for table in tables:
             target.execute(f"DELETE FROM {table}")
-            marks = ",".join("?" * TABLES[table])
+            marks = ",".join("?" * len(COLUMNS[table]))
             with contextlib.suppress(sqlite3.DatabaseError):
-                for row in source.execute(f"SELECT * FROM {table}"):
+                for row in source.execute(f"SELECT {', '.join(COLUMNS[table])} FROM {table}"):
                     target.execute(f"INSERT INTO {table} VALUES ({marks})", row)
 
 
@@ -199,4 +199,4 @@ def _size(db: sqlite3.Connection) -> int:
 
 
 def _is_blank(db: sqlite3.Connection) -> bool:
-    return all(db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,) for table in TABLES)
+    return all(db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,) for table in COLUMNS)

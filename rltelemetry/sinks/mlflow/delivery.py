@@ -18,7 +18,8 @@ from rltelemetry.sinks.mlflow.destination import Destination
 from rltelemetry.sinks.mlflow.lane import Lane, Stream
 from rltelemetry.sinks.mlflow.outcome import Outcome
 from rltelemetry.sinks.mlflow.points import CATCH_UP, PointStream
-from rltelemetry.sinks.mlflow.spool import Kind, Spool
+from rltelemetry.sinks.mlflow.rows import Kind
+from rltelemetry.sinks.mlflow.spool import Spool
 from rltelemetry.sinks.mlflow.traces import TraceStream
 
 __all__ = ["Delivery"]

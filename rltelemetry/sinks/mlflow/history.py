@@ -38,7 +38,7 @@ def spooled_steps(directory: Path, run_id: str | None, client_uuid: str | None) 
 
 def _steps_of(path: Path, wanted: set[str | None]) -> Mapping[str, int]:
     """A spool's steps, if it is the wanted run's; a spool that cannot be read has none."""
-    with contextlib.suppress(sqlite3.Error, ValueError, TypeError, AttributeError), SpoolReader(path) as reader:
+    with contextlib.suppress(sqlite3.Error, AttributeError), SpoolReader(path) as reader:
         facts = reader.facts()
         plan = facts.get("plan") or {}
         names = {facts.get("run_id"), plan.get("run_id"), plan.get("client_uuid")} - {None}

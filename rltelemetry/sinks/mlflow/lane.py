@@ -16,7 +16,8 @@ from rltelemetry.settings import Settings
 from rltelemetry.sinks.mlflow.alarm import Alarm
 from rltelemetry.sinks.mlflow.backoff import Breaker, Patience
 from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict
-from rltelemetry.sinks.mlflow.spool import Kind, Spool
+from rltelemetry.sinks.mlflow.rows import Kind
+from rltelemetry.sinks.mlflow.spool import Spool
 
 __all__ = ["FOREVER", "Lane", "Stream"]
 

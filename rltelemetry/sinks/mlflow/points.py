@@ -16,7 +16,8 @@ from rltelemetry.sinks.mlflow.bisection import split
 from rltelemetry.sinks.mlflow.client import MlflowClient
 from rltelemetry.sinks.mlflow.destination import Destination
 from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict
-from rltelemetry.sinks.mlflow.spool import PointBatch, Spool
+from rltelemetry.sinks.mlflow.rows import PointBatch
+from rltelemetry.sinks.mlflow.spool import Spool
 from rltelemetry.types import MetricPoint
 
 __all__ = ["CATCH_UP", "PointStream"]

@@ -3,14 +3,13 @@
 Rows leave a spool when the server has confirmed them; whoever looks several times a second sees each point pass.
 """
 
-import json
 import sqlite3
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 from urllib.parse import quote
 
+from rltelemetry.sinks.mlflow import tables
 from rltelemetry.types import MetricPoint
 
 __all__ = ["SpoolReader", "Waiting"]
@@ -51,33 +50,24 @@ class SpoolReader:
         self.path = path
         self._db = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=BUSY_S)
         try:
-            self.last_id()
+            tables.measure(self._db)
         except BaseException:
             self._db.close()
             raise
 
     def facts(self) -> Mapping[str, Any]:
         """Return what the owner has noted about its run."""
-        return {key: json.loads(value) for key, value in self._rows("SELECT key, value FROM meta")}
+        return tables.facts(self._db)
 
     def waiting(self) -> Waiting:
         """Count what waits."""
-        counts = dict(self._rows("SELECT kind, total(count - taken) FROM rows GROUP BY kind"))
-        ((dead,),) = self._rows("SELECT count(*) FROM dead")
-        calls = counts.get("call", 0) + counts.get("artifact", 0)
-        return Waiting(int(counts.get("points", 0)), int(counts.get("traces", 0)), int(calls), dead)
-
-    def last_id(self) -> int:
-        """Return the id of the youngest row that has ever been."""
-        rows = self._rows("SELECT seq FROM sqlite_sequence WHERE name = 'rows'")
-        return int(rows[0][0]) if rows else 0
+        units = {kind: size.units for kind, size in tables.measure(self._db).items()}
+        calls = units.get("call", 0) + units.get("artifact", 0)
+        return Waiting(units.get("points", 0), units.get("traces", 0), calls, tables.count_dead(self._db))
 
     def points_after(self, row_id: int) -> tuple[list[MetricPoint], int]:
         """Return the points of the rows behind `row_id`, sent or not, and the id of the last of these rows."""
-        query = "SELECT id, body FROM rows WHERE kind = 'points' AND id > ? ORDER BY id"
-        rows = self._rows(query, row_id)
-        points = [MetricPoint(*point) for _, body in rows for point in json.loads(body)]
-        return points, rows[-1][0] if rows else row_id
+        return tables.points_after(self._db, row_id)
 
     def close(self) -> None:
         """Close the connection."""
@@ -88,7 +78,3 @@ class SpoolReader:
 
     def __exit__(self, *_error: object) -> None:
         self.close()
-
-    def _rows(self, query: str, *values: object) -> list[Any]:
-        with closing(self._db.execute(query, values)) as cursor:
-            return cursor.fetchall()

@@ -67,8 +67,8 @@ class MlflowSink:
     def commit(self) -> None:
         """Put the points of this drain into the spool."""
         points, self._pending = self._pending, []
-        self._spool.append_points(points)
         if points:
+            self._spool.append_points(points)
             # behind the points: a process that dies in between leaves them as rows, which tell as much
             self._steps = last_steps([*self._steps.items(), *((point.key, point.step) for point in points)])
             self._spool.put(STEPS_KEY, self._steps)

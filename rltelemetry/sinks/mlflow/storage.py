@@ -14,27 +14,17 @@ import time
 from pathlib import Path
 from typing import Final, Literal
 
+from rltelemetry.sinks.mlflow.tables import SCHEMA, SCHEMA_VERSION
+
 __all__ = ["Durability", "SpoolFile", "connect_disk", "connect_memory", "default_directory", "is_network_file_system"]
 
 Durability = Literal["normal", "full"]
 
-SCHEMA_VERSION: Final = 1
 SUFFIX: Final = ".spool"
 COMPANIONS: Final = ("-wal", "-shm", "-journal")
 INDEX: Final = "-shm"
 CHILD_MARK: Final = "+"
 BUSY_S: Final = 0.1
-
-SCHEMA: Final = f"""
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS rows (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    kind TEXT NOT NULL, count INTEGER NOT NULL, body BLOB NOT NULL, taken INTEGER NOT NULL DEFAULT 0
-);
-CREATE INDEX IF NOT EXISTS rows_by_kind ON rows (kind, id);
-CREATE TABLE IF NOT EXISTS dead (id INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL, reason TEXT NOT NULL);
-PRAGMA user_version = {SCHEMA_VERSION};
-"""
 
 NETWORK_FILE_SYSTEMS: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "lustre", "beegfs", "gpfs", "ceph", "fuse.sshfs", "9p"}

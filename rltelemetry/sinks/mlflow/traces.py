@@ -9,7 +9,8 @@ from rltelemetry.sinks.mlflow.backoff import Breaker, Patience
 from rltelemetry.sinks.mlflow.client import MlflowClient
 from rltelemetry.sinks.mlflow.destination import Destination
 from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict
-from rltelemetry.sinks.mlflow.spool import Row, Spool
+from rltelemetry.sinks.mlflow.rows import Row
+from rltelemetry.sinks.mlflow.spool import Spool
 
 __all__ = ["TraceStream"]
 

@@ -1,0 +1,176 @@
+"""The tables of a spool, and every statement on them: what puts rows in, finds them and takes them out.
+
+Each function asks or changes the database that it is given and nothing else: the spool keeps the accounts.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing, suppress
+from typing import Any, Final
+
+from rltelemetry.sinks.mlflow.rows import Kind, PointBatch, Row, Size, decode_points
+from rltelemetry.types import MetricPoint
+
+__all__ = [
+    "COLUMNS",
+    "SCHEMA",
+    "SCHEMA_VERSION",
+    "append",
+    "count_dead",
+    "delete",
+    "drop_oldest",
+    "facts",
+    "head",
+    "measure",
+    "points_after",
+    "remember",
+    "remove",
+    "settle",
+    "take_points",
+]
+
+SCHEMA_VERSION: Final = 1
+SCHEMA: Final = f"""
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS rows (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL, count INTEGER NOT NULL, body BLOB NOT NULL, taken INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX IF NOT EXISTS rows_by_kind ON rows (kind, id);
+CREATE TABLE IF NOT EXISTS dead (id INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL, reason TEXT NOT NULL);
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+
+COLUMNS: Final = {
+    "meta": ("key", "value"),
+    "rows": ("id", "kind", "count", "body", "taken"),
+    "dead": ("id", "body", "reason"),
+}
+"""The columns of each table, in their order; an id gives a place in the stream and nothing else."""
+
+WIRE_BYTES: Final = 56
+"""What a point takes on the wire beside its stored form: the names of its fields."""
+
+
+def append(db: sqlite3.Connection, kind: Kind, bodies: Iterable[tuple[bytes, int]]) -> None:
+    """Put rows at the end of a stream; each is a body and how many units it holds."""
+    rows = [(kind, count, body) for body, count in bodies]
+    db.executemany("INSERT INTO rows (kind, count, body) VALUES (?, ?, ?)", rows)
+
+
+def head(db: sqlite3.Connection, kind: Kind, epoch: int) -> Row | None:
+    """Return the oldest row of a stream."""
+    query = "SELECT id, body, count FROM rows WHERE kind = ? ORDER BY id LIMIT 1"
+    found = db.execute(query, (kind,)).fetchone()
+    return Row(found[0], kind, found[1], found[2], epoch) if found else None
+
+
+def remove(db: sqlite3.Connection, row: Row, reason: str | None) -> bool:
+    """Delete a row, with a reason: move it to the dead; False if it has gone another way."""
+    is_there = db.execute("DELETE FROM rows WHERE id = ?", (row.id,)).rowcount > 0
+    if is_there and reason is not None:
+        db.execute("INSERT INTO dead (body, reason) VALUES (?, ?)", (row.body, reason))
+    return is_there
+
+
+def delete(db: sqlite3.Connection, ids: Iterable[int]) -> None:
+    """Delete rows."""
+    db.executemany("DELETE FROM rows WHERE id = ?", [(row_id,) for row_id in ids])
+
+
+def take_points(db: sqlite3.Connection, epoch: int, limit: int, max_bytes: int) -> PointBatch:
+    """Return the oldest points: at most `limit`, in a request of about `max_bytes`."""
+    batch = PointBatch(epoch)
+    room_bytes = float(max_bytes)
+    query = "SELECT id, body, count, taken FROM rows WHERE kind = 'points' ORDER BY id"
+    with closing(db.execute(query)) as rows:
+        for row_id, body, count, taken in rows:
+            point_bytes = len(body) / count + WIRE_BYTES
+            fitting = max(int(room_bytes / point_bytes), 0 if batch.points else 1)
+            wanted = min(count - taken, limit - len(batch.points), fitting)
+            if wanted <= 0:
+                break
+            try:
+                batch.points += decode_points(body, taken, taken + wanted)
+            except ValueError:
+                batch.unreadable.append((row_id, count - taken))
+                continue
+            room_bytes -= wanted * point_bytes
+            if taken + wanted < count:
+                batch.rest = (row_id, taken + wanted)
+                break
+            batch.spent.append(row_id)
+            batch.freed_bytes += len(body)
+    return batch
+
+
+def points_after(db: sqlite3.Connection, row_id: int) -> tuple[list[MetricPoint], int]:
+    """Return the points of the rows behind `row_id`, sent or not, and the id of the last of these rows."""
+    query = "SELECT id, body FROM rows WHERE kind = 'points' AND id > ? ORDER BY id"
+    found = db.execute(query, (row_id,)).fetchall()
+    points: list[MetricPoint] = []
+    for _, body in found:
+        with suppress(ValueError):  # whoever sends it counts it
+            points += decode_points(body)
+    return points, found[-1][0] if found else row_id
+
+
+def settle(db: sqlite3.Connection, batch: PointBatch, dead: Sequence[tuple[MetricPoint, str]]) -> None:
+    """Let the points of a batch go; those that are refused go to the dead, each with the reason."""
+    delete(db, batch.spent)
+    if batch.rest is not None:
+        db.execute("UPDATE rows SET taken = ? WHERE id = ?", (batch.rest[1], batch.rest[0]))
+    buried = [(json.dumps(point).encode(), reason) for point, reason in dead]
+    db.executemany("INSERT INTO dead (body, reason) VALUES (?, ?)", buried)
+
+
+def drop_oldest(db: sqlite3.Connection, excess_bytes: int, spared: Mapping[str, int]) -> dict[str, Size]:
+    """Delete whole rows of points and traces, oldest first, and say what went, by kind.
+
+    Args:
+        db: the database.
+        excess_bytes: how much has to go.
+        spared: the last row of each kind that stays, with all before it.
+    """
+    query = (
+        "SELECT id, kind, count - taken, length(body) FROM rows WHERE kind = 'points' AND id > :points "
+        "OR kind = 'traces' AND id > :traces ORDER BY id"
+    )
+    ids: list[int] = []
+    gone: dict[str, Size] = {}
+    with closing(db.execute(query, spared)) as rows:
+        for row_id, kind, units, size in rows:
+            if excess_bytes <= 0:
+                break
+            excess_bytes -= size
+            ids.append(row_id)
+            before = gone.get(kind, Size())
+            gone[kind] = Size(before.rows + 1, before.units + units, before.body_bytes + size)
+    delete(db, ids)
+    return gone
+
+
+def measure(db: sqlite3.Connection) -> dict[str, Size]:
+    """Count what there is, by kind."""
+    query = "SELECT kind, count(*), total(count - taken), total(length(body)) FROM rows GROUP BY kind"
+    return {kind: Size(rows, int(units), int(size)) for kind, rows, units, size in db.execute(query).fetchall()}
+
+
+def count_dead(db: sqlite3.Connection) -> int:
+    """Count the entries that the server has refused for good."""
+    return int(db.execute("SELECT count(*) FROM dead").fetchone()[0])
+
+
+def facts(db: sqlite3.Connection) -> dict[str, Any]:
+    """Return what has been remembered about the run; what cannot be read is not known."""
+    known = {}
+    for key, value in db.execute("SELECT key, value FROM meta").fetchall():
+        with suppress(ValueError):
+            known[key] = json.loads(value)
+    return known
+
+
+def remember(db: sqlite3.Connection, key: str, value: Any) -> None:
+    """Remember a fact about the run."""
+    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
