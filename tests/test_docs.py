@@ -1,5 +1,6 @@
 """Every code block and command of the documentation works: it is run, on a real MLflow server, as a reader would."""
 
+import ast
 import os
 import re
 import subprocess
@@ -109,6 +110,17 @@ def test_every_local_link_leads_somewhere() -> None:
     for document in DOCUMENTS:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_every_place_in_the_code_that_a_page_names_exists() -> None:
+    named = [place for page in DOCUMENTS for place in re.findall(r"`([a-z_/]+\.py): ([\w.]+)`", page.read_text())]
+    assert len(named) > 20
+    for path, name in named:
+        scope: list[ast.stmt] = ast.parse((ROOT / "trainers" / path).read_text()).body
+        for part in name.split("."):
+            found = [node for node in scope if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == part]
+            assert found, f"{path}: {name}"
+            scope = found[0].body
 
 
 def test_readme_names_every_environment_variable() -> None:

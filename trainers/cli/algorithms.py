@@ -43,7 +43,8 @@ class AlgorithmEntry(Generic[ConfigT]):
             f"Train {self.title} on an envpool task; watch it in MLflow.\n\nExamples:\n\n"
             f"  {command}\n\n  {command} --seed 2 --optimization.actor-lr 1e-3\n\n"
             f"  {self.name} --resume checkpoints/FOLDER\n\n"
-            f"Saved policies: {self.name} eval --help, {self.name} export --help"
+            f"Saved policies: {self.name} eval --help, {self.name} export --help\n\n"
+            f"Equations, presets and figures: docs/{self.name}.md"
         )
 
 
