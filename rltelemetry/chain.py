@@ -4,8 +4,7 @@ from contextvars import Context
 from typing import Any, Final
 
 from rltelemetry.handoff import Snapshot
-from rltelemetry.processors import normalize_category, sanitize
-from rltelemetry.schema import Category
+from rltelemetry.processors import category_of, normalize_category, sanitize
 from rltelemetry.types import Fields, Record
 
 __all__ = ["to_record"]
@@ -26,7 +25,7 @@ def to_record(snapshot: Snapshot) -> Record:
         level=snapshot.level,
         logger=snapshot.logger,
         event=fields.pop("event"),
-        category=Category(fields.pop("category")),
+        category=category_of(fields.pop("category")),
         fields=dict(fields),
         span=snapshot.span,
         console=snapshot.console,

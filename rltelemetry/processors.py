@@ -10,7 +10,7 @@ from structlog.typing import EventDict, WrappedLogger
 from rltelemetry.labels import Labels
 from rltelemetry.redact import clean_text
 from rltelemetry.schema import CATEGORY_ALIASES, CATEGORY_FIELDS, MAX_KEY_LENGTH, Category
-from rltelemetry.values import MAX_TRACEBACK, clean_field, safe_text
+from rltelemetry.values import MAX_TRACEBACK, clean_field, is_plain_number, safe_text
 
 __all__ = ["CONTROL_FIELDS", "TRACEBACK_FIELDS", "LabelMetrics", "category_of", "normalize_category", "sanitize"]
 
@@ -53,7 +53,7 @@ def sanitize(logger: WrappedLogger, method_name: str, event_dict: EventDict) -> 
     clean: dict[str, Any] = {}
     for key, value in event_dict.items():
         is_clean = type(key) is str and len(key) <= MAX_KEY_LENGTH and key.isidentifier()
-        if is_clean and type(value) is float and key != "event":  # most fields
+        if is_clean and (type(value) is float or is_plain_number(value)) and key != "event":  # most fields
             clean[key] = value
             continue
         name = key if is_clean else _clean_key(key, clean, event_dict)

@@ -12,6 +12,7 @@ MASK = "***"
 MAX_TEXT = 4096
 """Characters of one text; a 1 MB string would make a 2 MB span."""
 
+_SHORT = 64  # characters of a text that is likely to come again: the name of an event, of a phase
 _OVERLAP = 1024  # a secret is looked for so far behind the place where its text is cut
 _SCHEMES = r"(?:bearer|basic|digest|negotiate|token)[ \t]+"
 _KEY_WORDS = frozenset({"access", "api", "auth", "encryption", "private", "secret", "signing"})  # ... before "key"
@@ -84,7 +85,14 @@ def cut(text: str, limit: int) -> str:
 
 def clean_text(text: str, limit: int = MAX_TEXT, keep_newlines: bool = False) -> str:
     """Redact, cut and escape a text."""
+    if type(text) is str and len(text) <= min(limit, _SHORT) and not keep_newlines:
+        return _clean_short(text)
     return escape_controls(cut(text, limit), keep_newlines)
+
+
+@lru_cache(maxsize=1024)
+def _clean_short(text: str) -> str:
+    return escape_controls(redact(text))
 
 
 def _escape(match: re.Match[str]) -> str:

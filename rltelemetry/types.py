@@ -1,6 +1,5 @@
 """The values that travel through the pipeline, and the protocol of the places where they end."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -37,8 +36,7 @@ class Origin(NamedTuple):
     spool: Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A processed event: its values are safe to print, to encode and to compare.
 
     Attributes:

@@ -15,7 +15,16 @@ from uuid import UUID
 
 from rltelemetry.redact import MASK, MAX_TEXT, clean_text, cut, is_secret_key
 
-__all__ = ["MAX_TRACEBACK", "Unread", "clean_field", "clean_value", "freeze", "safe_text", "traceback_text"]
+__all__ = [
+    "MAX_TRACEBACK",
+    "Unread",
+    "clean_field",
+    "clean_value",
+    "freeze",
+    "is_plain_number",
+    "safe_text",
+    "traceback_text",
+]
 
 MAX_TRACEBACK: Final = 32_768
 """Characters that a traceback may have, more than any other text."""
@@ -24,6 +33,7 @@ _MAX_RENDERED = 1000  # characters of what is rendered in the caller, who waits 
 _MAX_ELEMENT = 80
 _MAX_ITEMS = 6
 _MAX_DEPTH = 3
+_INT64 = 2**63
 _FLOAT_BITS = 1024  # wider integers are no float, and Python refuses to print the widest
 
 _AS_IS = frozenset({int, float, str, bool, type(None), bytes})
@@ -71,11 +81,18 @@ def clean_field(name: str, value: Any) -> Any:
     return MASK if isinstance(clean, str) and is_secret_key(name) else clean
 
 
+def is_plain_number(value: Any) -> bool:
+    """Whether a value is exactly a float, a truth value, None or an integer of 64 bits: nothing is to be cleaned."""
+    kind = type(value)
+    return kind is float or value is None or kind is bool or (kind is int and -_INT64 <= value < _INT64)
+
+
 def clean_value(value: Any) -> Any:
     """Return a value that every sink can take: bool, int, finite or non-finite float, None or a clean text."""
-    kind = type(value)
-    if kind is float or kind is bool or value is None:
+    if is_plain_number(value):
         return value
+    if type(value) is str:
+        return clean_text(value)
     frozen = freeze(value)
     if isinstance(frozen, (str, bytes)):
         text = safe_text(frozen)
