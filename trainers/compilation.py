@@ -16,7 +16,7 @@ __all__ = ["PLAIN", "CompileMode", "Execution", "GraphedCall", "compiled", "reso
 CompileMode = Literal["none", "default", "reduce-overhead"]
 
 LEAST_TIMESTEPS_ON_CPU: Final = 5_000_000
-"""Where a cold compilation of 30 to 45 s has been won back by small networks on a CPU."""
+"""Where small networks on a CPU have won the time of a cold compilation back."""
 NUM_WARMUPS: Final = 3
 """Calls before a capture, as torch asks for; they are calls like any other."""
 

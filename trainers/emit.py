@@ -58,7 +58,7 @@ SHARED_NAMES: Final = {"actor_lr": "learning_rate"}
 """Names of the algorithms' own metrics for what the schema calls otherwise."""
 
 COMMIT_S: Final = 2.0
-"""Longest wait for the telemetry's disk at a checkpoint; usually a few milliseconds."""
+"""Longest wait for the telemetry's disk at a checkpoint."""
 
 
 class Stamp(NamedTuple):

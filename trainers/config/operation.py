@@ -57,7 +57,7 @@ class HardwareConfig(Section):
     compile: Literal["auto", "none", "default", "reduce-overhead"] = Field(
         default="auto",
         description="torch.compile for acting and learning. auto: on a GPU, and on a CPU for small networks and runs "
-        "long enough to win the minute of compilation back. reduce-overhead: with torch's own CUDA graphs.",
+        "long enough to win the time of compilation back. reduce-overhead: with torch's own CUDA graphs.",
     )
     cuda_graphs: bool = Field(
         default=True,
@@ -125,7 +125,7 @@ class CheckpointingConfig(Section):
     interval: int = Field(
         default=50,
         ge=1,
-        description="Updates between two checkpoints. Lower: less is lost with a machine, at some milliseconds each. "
+        description="Updates between two checkpoints. Lower: less is lost with a machine, more time goes into saving. "
         "Usual: what takes a few minutes.",
     )
     keep: int = Field(
