@@ -122,7 +122,7 @@ def test_nothing_imports_the_testing_package_but_itself() -> None:
 
 def test_httpx_is_imported_in_one_file() -> None:
     users = [path.name for path in modules("rltelemetry") if "httpx" in imports_of(path)]
-    assert users == ["client.py"]
+    assert users == ["http.py"]
 
 
 def test_trainers_touch_telemetry_in_emit_and_cli_only() -> None:

@@ -1,9 +1,10 @@
-"""The MLflow sink: points and traces -> spool (sqlite) -> client (httpx)."""
+"""The MLflow sink: points and traces -> spool (sqlite) -> client (MLflow's API) -> http (httpx)."""
 
 from rltelemetry.sinks.mlflow.alarm import Alarm
 from rltelemetry.sinks.mlflow.backoff import Breaker, Patience
-from rltelemetry.sinks.mlflow.client import LOOPBACK, MlflowClient
+from rltelemetry.sinks.mlflow.client import MlflowClient
 from rltelemetry.sinks.mlflow.delivery import Delivery
+from rltelemetry.sinks.mlflow.http import LOOPBACK
 from rltelemetry.sinks.mlflow.lane import FOREVER
 from rltelemetry.sinks.mlflow.ledger import Counts, Ledger
 from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict, transport_failure

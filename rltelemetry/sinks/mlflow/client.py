@@ -1,13 +1,11 @@
-"""MLflow over HTTP: each call returns an `Outcome` and none raises. The only file that imports httpx.
+"""MLflow's API: each call returns an `Outcome` and none raises.
 
 Bodies are built here, field by field, with exact types: MLflow answers 200 to a body with one wrong type and silently
 loses everything behind it (a bare NaN, a float step, a lower-case "nan"). The run's id comes first in each body: behind
 something unreadable it would be lost, too.
 """
 
-import asyncio
 import json
-import logging
 import math
 import os
 import re
@@ -16,27 +14,19 @@ from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final
-from urllib.parse import quote, urlsplit
-
-import httpx
+from urllib.parse import quote
 
 from rltelemetry.settings import Settings
-from rltelemetry.sinks.mlflow.access import request_headers, tls_context
-from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict, classify, transport_failure
+from rltelemetry.sinks.mlflow.http import Body, Http, Transport
+from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict, classify
 from rltelemetry.types import MetricPoint
 
-__all__ = ["LOOPBACK", "MAX_PARAM", "MAX_PARAMS", "MAX_TAG", "MlflowClient"]
+__all__ = ["MAX_PARAM", "MAX_PARAMS", "MAX_TAG", "MlflowClient"]
 
 API: Final = "/api/2.0/mlflow/"
 API_3: Final = "/api/3.0/mlflow/"
 ARTIFACTS: Final = "/api/2.0/mlflow-artifacts/artifacts/"
 JSON: Final = {"Content-Type": "application/json"}
-
-KEEPALIVE_S: Final = 3.0
-"""MLflow closes idle connections after 5 s; a connection reused at that moment fails."""
-
-TOTAL_GROWTH: Final = 2.0
-"""A time-out counts for each wait of a request; all of it may take so much longer, however its bytes trickle."""
 
 MAX_PARAMS: Final = 100
 MAX_PARAM: Final = 6000
@@ -44,11 +34,10 @@ MAX_TAG: Final = 8000
 CHUNK_BYTES: Final = 1 << 18
 PAGE: Final = 5000
 VERSION: Final = re.compile(r"\d+\.\d+[\w.+-]*")
-LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class MlflowClient:
-    """One server, one connection at a time but for the heartbeat's.
+    """One MLflow server.
 
     Args:
         settings: address, credentials, TLS.
@@ -57,38 +46,27 @@ class MlflowClient:
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        transport: httpx.AsyncBaseTransport | None = None,
-        environ: Mapping[str, str] = os.environ,
+        self, settings: Settings, transport: Transport | None = None, environ: Mapping[str, str] = os.environ
     ) -> None:
         self.base_uri = settings.tracking_uri
-        self._settings = settings
-        self._transport = transport
-        self._headers = request_headers(settings, environ)
-        self._is_local = urlsplit(settings.tracking_uri).hostname in LOOPBACK
-        self._http: httpx.AsyncClient | None = None
-        self._is_closed = False
-        # Their INFO lines print the whole address of each request.
-        for name in ("httpx", "httpcore"):
-            logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger(name).level))
+        self._http = Http(settings, transport, environ)
 
     async def server_info(self, timeout_s: float) -> Outcome:
         """Ask what server this is, and what time it has; open without credentials, and subject to the Host check."""
-        answer = await self._exchange("GET", API_3 + "server-info", timeout_s)
+        answer = await self._http.exchange("GET", API_3 + "server-info", timeout_s)
         if isinstance(answer, Outcome):
             return answer
-        outcome = classify(answer.status_code, answer.headers, answer.content)
-        return replace(outcome, server_time_s=_time_s(answer.headers.get("date", "")))
+        return replace(classify(*answer), server_time_s=_time_s(answer.headers.get("date", "")))
 
     async def server_version(self, timeout_s: float) -> Outcome:
         """Ask for the version, as `answer["version"]`; skips the Host check, and may need credentials."""
-        answer = await self._exchange("GET", "/version", timeout_s)
+        answer = await self._http.exchange("GET", "/version", timeout_s)
         if isinstance(answer, Outcome):
             return answer
-        if answer.status_code == 200 and VERSION.fullmatch(answer.text.strip()):
-            return Outcome(Verdict.DELIVERED, 200, answer={"version": answer.text.strip()})
-        return classify(answer.status_code, answer.headers, answer.content)
+        version = answer.body.decode("utf-8", "replace").strip()
+        if answer.status == 200 and VERSION.fullmatch(version):
+            return Outcome(Verdict.DELIVERED, 200, answer={"version": version})
+        return classify(*answer)
 
     async def get_experiment(self, experiment_id: str, timeout_s: float) -> Outcome:
         """Look an experiment up by id."""
@@ -195,14 +173,11 @@ class MlflowClient:
 
     async def leave_loop(self) -> None:
         """Close the connection; the next request opens another one, on whatever loop it is made."""
-        if self._http is not None:
-            http, self._http = self._http, None
-            await http.aclose()
+        await self._http.leave_loop()
 
     async def close(self) -> None:
         """Close the connection; every later request fails."""
-        self._is_closed = True
-        await self.leave_loop()
+        await self._http.close()
 
     async def _post(self, route: str, body: Mapping[str, Any], timeout_s: float, api: str = API) -> Outcome:
         encoded = json.dumps(body, allow_nan=False).encode()
@@ -215,55 +190,12 @@ class MlflowClient:
         timeout_s: float,
         *,
         query: Mapping[str, str] | None = None,
-        body: bytes | AsyncIterator[bytes] | None = None,
+        body: Body | None = None,
         headers: Mapping[str, str] | None = None,
         needs_json: bool = True,
     ) -> Outcome:
-        answer = await self._exchange(method, route, timeout_s, query=query, body=body, headers=headers)
-        if isinstance(answer, Outcome):
-            return answer
-        return classify(answer.status_code, answer.headers, answer.content, needs_json=needs_json)
-
-    async def _exchange(
-        self,
-        method: str,
-        route: str,
-        timeout_s: float,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: bytes | AsyncIterator[bytes] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> httpx.Response | Outcome:
-        """Put one request; an `Outcome` in place of an answer says why there is none."""
-        if self._is_closed:
-            return Outcome(Verdict.RETRY, cause="the connection has been closed")
-        total_s = None if isinstance(body, AsyncIterator) else timeout_s * TOTAL_GROWTH
-        try:
-            async with asyncio.timeout(total_s):
-                return await self._connected().request(
-                    method, self.base_uri + route, params=query, content=body, headers=headers, timeout=timeout_s
-                )
-        except TimeoutError as error:
-            return self._failed("slow", error)
-        except httpx.HTTPError as error:
-            return self._failed(_kind(error), error)
-        except (httpx.InvalidURL, OSError, ValueError) as error:  # settings that cannot be sent or read
-            return self._failed("tls" if isinstance(error, OSError) else "other", error)
-
-    def _failed(self, kind: str, error: Exception) -> Outcome:
-        return transport_failure(kind, str(error) or type(error).__name__, is_local=self._is_local)
-
-    def _connected(self) -> httpx.AsyncClient:
-        if self._http is None:
-            self._http = httpx.AsyncClient(
-                headers=self._headers,
-                verify=tls_context(self._settings),
-                trust_env=False,  # no proxy variable may reroute loopback
-                follow_redirects=False,
-                limits=httpx.Limits(max_connections=2, keepalive_expiry=KEEPALIVE_S),
-                transport=self._transport,
-            )
-        return self._http
+        answer = await self._http.exchange(method, route, timeout_s, query=query, body=body, headers=headers)
+        return answer if isinstance(answer, Outcome) else classify(*answer, needs_json=needs_json)
 
 
 def _time_s(date: str) -> float | None:
@@ -293,24 +225,3 @@ async def _pieces(file: BinaryIO, size: int) -> AsyncIterator[bytes]:
     while size > 0 and (piece := file.read(min(size, CHUNK_BYTES))):
         size -= len(piece)
         yield piece
-
-
-def _kind(error: httpx.HTTPError) -> str:
-    """Tell the failures apart that a person can do something different about."""
-    if isinstance(error, httpx.ConnectTimeout):
-        return "unreachable"
-    if isinstance(error, httpx.TimeoutException):
-        return "timeout"
-    if isinstance(error, httpx.ConnectError):
-        return _kind_of_connect_error(str(error).lower())
-    if isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError)):
-        return "reset"
-    return "other"
-
-
-def _kind_of_connect_error(text: str) -> str:
-    if "certificate" in text or "ssl" in text:
-        return "tls"
-    if any(hint in text for hint in ("name or service", "nodename", "resolution", "no address", "getaddrinfo")):
-        return "resolve"
-    return "refused"
