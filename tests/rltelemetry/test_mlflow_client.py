@@ -276,7 +276,7 @@ def test_closed_client_asks_nobody(fake_mlflow: FakeMlflow) -> None:
 
 
 def test_connection_is_kept_for_less_than_the_server_keeps_it() -> None:
-    pool = MlflowClient(Settings())._http._connected()._transport._pool  # type: ignore[attr-defined]
+    pool = MlflowClient(Settings())._http._connected()._pool  # type: ignore[attr-defined]
     assert pool._keepalive_expiry < 5.0
 
 

@@ -14,7 +14,7 @@ __all__ = ["request_headers", "tls_context"]
 
 def request_headers(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
     """Return the headers of every request; Basic wins over a token, as in MLflow."""
-    headers = {"User-Agent": "rltelemetry"}
+    headers = {"User-Agent": "rltelemetry", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
     user, password, token = _credentials(settings, environ)
     if user:
         userinfo = f"{user}:{password}".encode()

@@ -63,7 +63,7 @@ class Http:
         self._transport = transport
         self._headers = request_headers(settings, environ)
         self._is_local = urlsplit(settings.tracking_uri).hostname in LOOPBACK
-        self._client: httpx.AsyncClient | None = None
+        self._connection: Transport | None = None
         self._is_closed = False
         # Their INFO lines print the whole address of each request.
         for name in ("httpx", "httpcore"):
@@ -94,8 +94,15 @@ class Http:
         total_s = None if isinstance(body, AsyncIterator) else timeout_s * TOTAL_GROWTH
         try:
             async with asyncio.timeout(total_s):
-                answer = await self._connected().request(
-                    method, self.base_uri + route, params=query, content=body, headers=headers, timeout=timeout_s
+                return await self._put(
+                    httpx.Request(
+                        method,
+                        self.base_uri + route,
+                        params=query,
+                        content=body,
+                        headers={**self._headers, **(headers or {})},
+                        extensions={"timeout": httpx.Timeout(timeout_s).as_dict()},
+                    )
                 )
         except TimeoutError as error:
             return self._failed("slow", error)
@@ -103,13 +110,12 @@ class Http:
             return self._failed(_kind(error), error)
         except (httpx.InvalidURL, OSError, ValueError) as error:  # settings that cannot be sent or read
             return self._failed("tls" if isinstance(error, OSError) else "other", error)
-        return Answer(answer.status_code, answer.headers, answer.content)
 
     async def leave_loop(self) -> None:
         """Close the connection; the next request opens another one, on whatever loop it is made."""
-        if self._client is not None:
-            client, self._client = self._client, None
-            await client.aclose()
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await connection.aclose()
 
     async def close(self) -> None:
         """Close the connection; every later request fails."""
@@ -119,17 +125,22 @@ class Http:
     def _failed(self, kind: str, error: Exception) -> Outcome:
         return transport_failure(kind, str(error) or type(error).__name__, is_local=self._is_local)
 
-    def _connected(self) -> httpx.AsyncClient:
-        if self._client is None:
-            self._client = httpx.AsyncClient(
-                headers=self._headers,
+    async def _put(self, request: httpx.Request) -> Answer:
+        response = await self._connected().handle_async_request(request)
+        try:
+            return Answer(response.status_code, response.headers, await response.aread())
+        finally:
+            await response.aclose()
+
+    def _connected(self) -> Transport:
+        """A bare transport: a client's cookies, redirects and merging cost a quarter of each request, for nothing."""
+        if self._connection is None:
+            self._connection = self._transport or httpx.AsyncHTTPTransport(
                 verify=tls_context(self._settings),
                 trust_env=False,  # no proxy variable may reroute loopback
-                follow_redirects=False,
                 limits=httpx.Limits(max_connections=2, keepalive_expiry=KEEPALIVE_S),
-                transport=self._transport,
             )
-        return self._client
+        return self._connection
 
 
 def _kind(error: httpx.HTTPError) -> str:
