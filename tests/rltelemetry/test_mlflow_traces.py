@@ -1,5 +1,7 @@
 """The stream of spans: they wait for the run, any server links them, and one that takes none holds nothing up."""
 
+import asyncio
+
 import pytest
 from delivery_bench import Bench, points, status
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -34,6 +36,7 @@ def test_traces_are_linked_to_their_run(links_runs: bool) -> None:
     assert bench.drain()
     assert linked(bench.server, bench.run.run_id) == ["update 0", "update 1", "update 2"]
     assert bench.spans.counts().sent == 6
+    assert sum(request.path == "/v1/traces" for request in bench.requests) == 1, "rows share a request"
     asked = [request for request in bench.requests if "search" in request.path]
     assert len(asked) == 1, "whether the server links is asked once"
 
@@ -97,3 +100,29 @@ def test_export_that_cannot_be_read_is_dropped_and_the_next_one_sent() -> None:
     assert bench.drain()
     counts = bench.spans.counts()
     assert (counts.sent, counts.dropped) == (2, {"refused": 5})
+
+
+def test_more_spans_than_a_request_may_hold_go_in_several() -> None:
+    bench = Bench()
+    for number in range(5):
+        bench.spool.append_traces(encoded(*(f"update {number}-{root}" for root in range(20))), 40)
+    assert bench.drain()
+    assert len(linked(bench.server, bench.run.run_id)) == 100
+    assert sum(request.path == "/v1/traces" for request in bench.requests) == 3
+
+
+def test_spans_rest_between_requests_and_points_do_not_wait_for_them() -> None:
+    bench = Bench(flush_interval_s=1.0)
+
+    async def scenario() -> None:
+        running = asyncio.create_task(bench.delivery.run())
+        for number in range(12):
+            bench.add(points(1, start=number))
+            bench.spool.append_traces(encoded(f"update {number}"), 2)
+            await bench.pass_time(lambda: False, seconds=1.0)
+        running.cancel()
+
+    bench.do(scenario)
+    sent = [request.path for request in bench.requests]
+    assert 2 <= sent.count("/v1/traces") <= 3
+    assert 10 <= sum(path.endswith("log-batch") for path in sent) <= 13

@@ -45,6 +45,7 @@ class CallStream:
     ) -> None:
         self.breaker = breaker
         self.patience = patience
+        self.interval_s = 0.0
         self._kind: Literal["call", "artifact"] = kind
         self._spool = spool
         self._client = client

@@ -7,7 +7,7 @@ its stream only, so that refused traces do not hold up metrics. Everything is tr
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final, Protocol
 
 from rltelemetry.clock import Clock
@@ -30,10 +30,17 @@ that makes 50 points in each drain would pay that ten times a second."""
 
 
 class Stream(Protocol):
-    """One kind of data on its way, oldest first."""
+    """One kind of data on its way, oldest first.
+
+    Attributes:
+        breaker: when it may be tried.
+        patience: how long a request may take.
+        interval_s: how long it may rest after a turn, unless somebody waits for it.
+    """
 
     breaker: Breaker
     patience: Patience
+    interval_s: float
 
     async def send(self) -> Outcome | None:
         """Send one request's worth; None if there is nothing that can be sent now."""
@@ -80,6 +87,7 @@ class Lane:
         self._give_way = give_way
         self._flushed_at = clock.monotonic()
         self._batch_at = self._wakes_at = float("-inf")
+        self._rests_until: dict[Kind, float] = {}
         self.forget_loop()
 
     @property
@@ -95,7 +103,7 @@ class Lane:
             await self._alarm.sleep(max(0.0, self._wakes_at - self._clock.monotonic()))
             if self._clock.monotonic() >= self._due_at():
                 async with self._turn:
-                    await self._send_all(FOREVER)
+                    await self._send_all(FOREVER, self._rested())
 
     async def drain(self, deadline: float, *, is_patient: bool) -> bool:
         """Send until nothing is left; says whether that was reached before `deadline` (monotonic seconds).
@@ -131,7 +139,7 @@ class Lane:
         for breaker in self._breakers():
             breaker.forgive()
         while True:
-            await self._send_all(deadline)
+            await self._send_all(deadline, self._streams.values())
             if self.is_empty or not (self._is_hiccup() or (is_patient and not self._is_held())):
                 return
             pause_s = self._pause_s()
@@ -139,7 +147,7 @@ class Lane:
                 return
             await self._clock.sleep(pause_s)
 
-    async def _send_all(self, deadline: float) -> None:
+    async def _send_all(self, deadline: float, streams: Collection[Stream]) -> None:
         """Send everything that can be sent now: one request of each stream in turn."""
         self._flushed_at = self._clock.monotonic()
         if self._spool.points_kept:
@@ -149,7 +157,7 @@ class Lane:
             has_progress = True
             while has_progress:
                 has_progress = False
-                for stream in self._streams.values():
+                for stream in streams:
                     if self._give_way is not None:
                         await self._give_way()
                     if self._clock.monotonic() >= deadline or not self._server.is_due():
@@ -184,6 +192,13 @@ class Lane:
                 f"MLflow at {self._uri} does not take data: {outcome} "
                 f"{self._spool.points_kept} points are kept and will be sent later.",
             )
+
+    def _rested(self) -> list[Stream]:
+        """The streams whose turn it is; each of them rests again from now on."""
+        now = self._clock.monotonic()
+        kinds = [kind for kind in self._streams if now >= self._rests_until.get(kind, now)]
+        self._rests_until |= {kind: now + self._streams[kind].interval_s for kind in kinds}
+        return [self._streams[kind] for kind in kinds]
 
     def _has_batch(self) -> bool:
         return self._spool.points_kept >= self._settings.flush_points

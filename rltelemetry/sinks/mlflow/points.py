@@ -65,6 +65,7 @@ class PointStream:
     ) -> None:
         self.breaker = breaker
         self.patience = patience
+        self.interval_s = 0.0
         self._spool = spool
         self._client = client
         self._run = run

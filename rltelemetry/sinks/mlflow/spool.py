@@ -104,11 +104,15 @@ class Spool:
 
     def head(self, kind: Kind) -> Row | None:
         """Return the oldest row of a stream."""
+        return next(iter(self.heads(kind, 1)), None)
+
+    def heads(self, kind: Kind, max_units: int) -> list[Row]:
+        """Return the oldest rows of a stream: as many as hold `max_units` units, and at least one if there is any."""
         self._follow_moves()
-        row = self._db.read(lambda db: tables.head(db, kind, self._epoch))
-        if row is not None and kind in self._lent:
-            self._lent[kind] = row.id
-        return row
+        rows = self._db.read(lambda db: tables.heads(db, kind, self._epoch, max_units))
+        if rows and kind in self._lent:
+            self._lent[kind] = rows[-1].id
+        return rows
 
     def ack(self, row: Row) -> None:
         """Let a row go: the server has it."""

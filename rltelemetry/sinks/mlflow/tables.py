@@ -21,7 +21,7 @@ __all__ = [
     "delete",
     "drop_oldest",
     "facts",
-    "head",
+    "heads",
     "measure",
     "points_after",
     "remember",
@@ -59,11 +59,18 @@ def append(db: sqlite3.Connection, kind: Kind, bodies: Iterable[tuple[bytes, int
     db.executemany("INSERT INTO rows (kind, count, body) VALUES (?, ?, ?)", rows)
 
 
-def head(db: sqlite3.Connection, kind: Kind, epoch: int) -> Row | None:
-    """Return the oldest row of a stream."""
-    query = "SELECT id, body, count FROM rows WHERE kind = ? ORDER BY id LIMIT 1"
-    found = db.execute(query, (kind,)).fetchone()
-    return Row(found[0], kind, found[1], found[2], epoch) if found else None
+def heads(db: sqlite3.Connection, kind: Kind, epoch: int, max_units: int) -> list[Row]:
+    """Return the oldest rows of a stream: as many as hold `max_units`, and at least one."""
+    rows: list[Row] = []
+    with closing(db.execute("SELECT id, body, count FROM rows WHERE kind = ? ORDER BY id", (kind,))) as found:
+        for row_id, body, count in found:
+            max_units -= count
+            if rows and max_units < 0:
+                break
+            rows.append(Row(row_id, kind, body, count, epoch))
+            if max_units <= 0:
+                break
+    return rows
 
 
 def remove(db: sqlite3.Connection, row: Row, reason: str | None) -> bool:
