@@ -4,37 +4,18 @@ A run carries its client's own uuid as a tag, and is looked for before it is cre
 a request whose answer nobody waited for is an empty twin, which is removed later.
 """
 
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal
 
 from rltelemetry.plan import CLIENT_UUID_TAG, OWNER_TAG, RunPlan
-from rltelemetry.sinks.mlflow import MlflowClient, Outcome, Patience, Verdict
+from rltelemetry.sinks.mlflow import NO_RUN, MlflowClient, Outcome, Patience, RunFacts, Verdict, read_run, read_runs
 
-__all__ = ["Registration", "Role", "RunFacts"]
+__all__ = ["Registration", "Role"]
 
 Role = Literal["owner", "child", "heir"]
 """What this process is to the run: its owner looks after its life, a forked child follows its parent's run and never
 creates, tags or ends it, the heir of a dead process creates it if it never existed."""
 
-NO_RUN: Final = Outcome(Verdict.HELD, 200, "the answer holds no run", "Is it an MLflow server that answers there?")
 NOT_YET: Final = Outcome(Verdict.RETRY, cause="the parent process has not created the run yet")
-
-
-class RunFacts(NamedTuple):
-    """What the server says of a run.
-
-    Attributes:
-        run_id: its id.
-        experiment_id: where it lies.
-        artifact_root: where its artifacts go, below the server's artifact route; None if it takes none.
-        status: RUNNING, FINISHED ...
-        owner: the process that has looked after it last.
-    """
-
-    run_id: str
-    experiment_id: str
-    artifact_root: str | None
-    status: str
-    owner: str
 
 
 class Registration:
@@ -58,41 +39,38 @@ class Registration:
         """Find the run, or create it; an outcome says what kept it from being known."""
         if self._plan.run_id is not None:
             found = await self._client.get_run(self._plan.run_id, self._patience.left_s())
-            return await self._take_over(found.answer.get("run")) if found.is_delivered else found
+            return await self._take_over(read_run(found.answer)) if found.is_delivered else found
         experiment_id = await self._find_experiment()
         if isinstance(experiment_id, Outcome):
             return experiment_id
         found = await self._search(experiment_id)
         if not found.is_delivered:
             return found
-        if runs := found.answer.get("runs"):
-            return await self._take_over(runs[0])
+        if found.answer.get("runs"):
+            return await self._take_over(next(iter(read_runs(found.answer)), None))
         if self._role == "child":
             return NOT_YET
         created = await self._client.create_run(self._plan.creation(experiment_id), self._patience.left_s())
         self._may_have_twins |= created.is_uncertain
-        return _read(created.answer.get("run")) if created.is_delivered else created
+        return (read_run(created.answer) or NO_RUN) if created.is_delivered else created
 
     async def remove_twins(self, run: RunFacts) -> None:
         """Delete the empty runs that were made beside this one; they can be restored."""
         if not self._may_have_twins:
             return
         found = await self._search(run.experiment_id)
-        for each in found.answer.get("runs") or []:
-            twin = _read(each)
-            is_empty = not each.get("data", {}).get("metrics")
-            if isinstance(twin, RunFacts) and twin.run_id != run.run_id and is_empty:
+        for twin in read_runs(found.answer):
+            if twin.run_id != run.run_id and not twin.latest:
                 await self._client.delete_run(twin.run_id, self._patience.left_s())
 
     async def _search(self, experiment_id: str) -> Outcome:
         uuid = self._plan.client_uuid
         return await self._client.find_runs(experiment_id, CLIENT_UUID_TAG, uuid, self._patience.left_s())
 
-    async def _take_over(self, found: Any) -> RunFacts | Outcome:
+    async def _take_over(self, run: RunFacts | None) -> RunFacts | Outcome:
         """Go on in a run that exists; an owner says there that it is its own now, and that it runs again."""
-        run = _read(found)
-        if isinstance(run, Outcome) or self._role != "owner":
-            return run
+        if run is None or self._role != "owner":
+            return run or NO_RUN
         owned = await self._client.set_tags(run.run_id, {OWNER_TAG: self._plan.owner}, self._patience.left_s())
         if owned.is_delivered and run.status != "RUNNING":
             owned = await self._client.update_run(run.run_id, "RUNNING", None, self._patience.left_s())
@@ -116,19 +94,3 @@ class Registration:
             cause = f"experiment {name!r} has the id {known}, not {given_id}"
             return Outcome(Verdict.HELD, 400, cause, "Give MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID.")
         return known
-
-
-def _read(run: Any) -> RunFacts | Outcome:
-    """Take the facts out of MLflow's JSON of a run."""
-    try:
-        info, tags = run["info"], run.get("data", {}).get("tags", [])
-        scheme, _, root = str(info.get("artifact_uri", "")).partition(":")
-        return RunFacts(
-            run_id=str(info["run_id"]),
-            experiment_id=str(info["experiment_id"]),
-            artifact_root=root.strip("/") if scheme == "mlflow-artifacts" else None,
-            status=str(info.get("status", "")),
-            owner=next((str(tag["value"]) for tag in tags if tag["key"] == OWNER_TAG), ""),
-        )
-    except (KeyError, TypeError, AttributeError):
-        return NO_RUN

@@ -7,7 +7,7 @@ not answer is not waited for beyond a bound: the spools know as much, where the 
 import asyncio
 
 from rltelemetry.settings import Settings
-from rltelemetry.sinks.mlflow import MlflowClient, make_loop
+from rltelemetry.sinks.mlflow import MlflowClient, make_loop, read_run
 from rltelemetry.sinks.mlflow.history import last_steps, spooled_steps
 from rltelemetry.sinks.mlflow.storage import default_directory
 
@@ -44,10 +44,8 @@ async def _ask(settings: Settings, run_id: str, timeout_s: float) -> dict[str, i
     try:
         async with asyncio.timeout(timeout_s):
             outcome = await client.get_run(run_id, timeout_s)
-        if not outcome.is_delivered:
-            return {}
-        metrics = outcome.answer["run"].get("data", {}).get("metrics", [])
-        return last_steps((metric["key"], int(metric.get("step", 0))) for metric in metrics)
+        run = read_run(outcome.answer)
+        return last_steps((point.key, point.step) for point in run.latest) if run else {}
     except TimeoutError:
         return {}
     finally:

@@ -15,9 +15,19 @@ from typing import Final
 from rltelemetry.clock import Clock
 from rltelemetry.notices import Notices
 from rltelemetry.plan import HEARTBEAT_TAG, RunPlan
-from rltelemetry.registration import Registration, Role, RunFacts
+from rltelemetry.registration import Registration, Role
 from rltelemetry.settings import Settings
-from rltelemetry.sinks.mlflow import Alarm, Breaker, MlflowClient, Outcome, Patience, Spool, Verdict
+from rltelemetry.sinks.mlflow import (
+    Alarm,
+    Breaker,
+    MlflowClient,
+    Outcome,
+    Patience,
+    RunFacts,
+    Spool,
+    Verdict,
+    run_page,
+)
 
 __all__ = ["Run"]
 
@@ -82,7 +92,7 @@ class Run:
         """The run's page; None until the run is known."""
         if self.run_id is None or self.experiment_id is None:
             return None
-        return f"{self._client.base_uri}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+        return run_page(self._client.base_uri, self.experiment_id, self.run_id)
 
     def wait_ready(self, timeout_s: float) -> bool:
         """Wait, on any thread, until the run is known; False if it was refused or the time is up."""

@@ -2,7 +2,7 @@
 
 from rltelemetry.doctor.findings import Finding, failed, ok, skipped
 from rltelemetry.settings import Settings
-from rltelemetry.sinks.mlflow import MlflowClient, Outcome
+from rltelemetry.sinks.mlflow import NO_RUN, MlflowClient, Outcome, read_run
 
 __all__ = ["DEFAULT_EXPERIMENT", "check_access", "check_run", "check_traces"]
 
@@ -29,10 +29,12 @@ async def check_run(client: MlflowClient, run_id: str, timeout_s: float) -> Find
     outcome = await client.get_run(run_id, timeout_s)
     if not outcome.is_delivered:
         return failed("run", outcome, "Unset MLFLOW_RUN_ID for a new run, or give the id of one on this server.")
-    info = outcome.answer.get("run", {}).get("info", {})
-    if info.get("lifecycle_stage") == "deleted":
+    run = read_run(outcome.answer)
+    if run is None:
+        return failed("run", NO_RUN)
+    if run.is_deleted:
         return failed("run", f"{run_id} has been deleted", f"Restore it (`mlflow runs restore --run-id {run_id}`).")
-    return ok("run", f"{info.get('run_name')!r} is {info.get('status')}")
+    return ok("run", f"{run.name!r} is {run.status}")
 
 
 async def check_traces(client: MlflowClient, settings: Settings, experiment_id: str, timeout_s: float) -> Finding:

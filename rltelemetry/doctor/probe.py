@@ -1,15 +1,23 @@
 """A point and a trace of the doctor's own: stored, read back, compared, deleted."""
 
 import time
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
 from rltelemetry.doctor.findings import Finding, failed, ok, skipped, warning
-from rltelemetry.sinks.mlflow import MlflowClient, Outcome
+from rltelemetry.sinks.mlflow import (
+    NO_RUN,
+    MlflowClient,
+    Outcome,
+    RunFacts,
+    read_points,
+    read_run,
+    read_trace_ids,
+    trace_name,
+)
 from rltelemetry.types import MetricPoint
 
 __all__ = ["Probe"]
@@ -39,11 +47,12 @@ class Probe:
         now_ms = time.time_ns() // 1_000_000
         body = {"experiment_id": self._experiment_id, "start_time": now_ms, "run_name": RUN_NAME, "tags": []}
         created = await self._client.create_run(body, self._timeout_s)
-        if not created.is_delivered:
+        run = read_run(created.answer)
+        if run is None:
             why = "no run could be made"
-            return [failed("metric probe", created), skipped("trace probe", why), skipped("artifacts", why)]
-        run = created.answer["run"]["info"]
-        run_id = str(run["run_id"])
+            refusal = NO_RUN if created.is_delivered else created
+            return [failed("metric probe", refusal), skipped("trace probe", why), skipped("artifacts", why)]
+        run_id = run.run_id
         metric = await self._store_point(run_id, MetricPoint(KEY, VALUE, 1, now_ms))
         trace = await self._store_trace(run_id) if wants_traces else skipped("trace probe", "it takes no traces")
         deleted = await self._client.delete_run(run_id, self._timeout_s)
@@ -51,7 +60,7 @@ class Probe:
             metric = warning(
                 "metric probe", f"{metric.seen}, but its run stays: {deleted.cause}", f"Delete run {run_id}."
             )
-        return [metric, trace, _check_artifacts(str(run.get("artifact_uri", "")))]
+        return [metric, trace, _check_artifacts(run)]
 
     async def _store_point(self, run_id: str, point: MetricPoint) -> Finding:
         stored = await self._client.log_points(run_id, [point], self._timeout_s)
@@ -60,7 +69,7 @@ class Probe:
         read = await self._client.get_points(run_id, KEY, "", self._timeout_s)
         if not read.is_delivered:
             return failed("metric probe", read)
-        found = [_point(metric) for metric in read.answer.get("metrics", [])]
+        found = read_points(read.answer)
         if found != [point]:
             seen = f"{point.value!r} at step {point.step} came back as {[tuple(each) for each in found]}"
             return failed("metric probe", seen, "This server, or a proxy before it, changes what it is sent.")
@@ -83,18 +92,18 @@ def _judge_trace(trace_id: str, linked: Outcome, deleted: Outcome) -> Finding:
     if not deleted.answer.get("traces_deleted"):
         seen = f"a trace was stored and read back, but it stays: {deleted.cause or 'MLflow has deleted nothing'}"
         return warning("trace probe", seen, f"Delete trace {trace_id}.")
-    if trace_id not in {trace.get("trace_id") for trace in linked.answer.get("traces", [])}:
+    if trace_id not in read_trace_ids(linked.answer):
         seen = "a trace was stored, read back and deleted; this server does not link it to its run by the header"
         return warning("trace probe", seen, "Traces are linked one by one instead, which takes more requests.")
     return ok("trace probe", "a trace was stored, linked to its run, read back and deleted")
 
 
-def _check_artifacts(artifact_uri: str) -> Finding:
-    if artifact_uri.startswith("mlflow-artifacts:"):
+def _check_artifacts(run: RunFacts) -> Finding:
+    if run.artifact_root is not None:
         return ok("artifacts", "the server keeps files")
     remedy = "Start the server with --serve-artifacts (its default); metrics and traces need no files."
     return warning(
-        "artifacts", f"the server keeps none itself ({artifact_uri.partition(':')[0] or 'no place'})", remedy
+        "artifacts", f"the server keeps none itself ({run.artifact_uri.partition(':')[0] or 'no place'})", remedy
     )
 
 
@@ -104,8 +113,5 @@ def _make_trace() -> tuple[str, bytes]:
     span = provider.get_tracer("rltelemetry").start_span(RUN_NAME)
     span.end()
     assert isinstance(span, ReadableSpan)
-    return f"tr-{span.get_span_context().trace_id:032x}", encode_spans([span]).SerializeToString()
-
-
-def _point(metric: Mapping[str, Any]) -> MetricPoint:
-    return MetricPoint(metric["key"], float(metric["value"]), int(metric.get("step", 0)), int(metric["timestamp"]))
+    trace_id = span.get_span_context().trace_id.to_bytes(16, "big")
+    return trace_name(trace_id), encode_spans([span]).SerializeToString()

@@ -1,13 +1,20 @@
 """Where a board's points come from: the spool beside its writer, and MLflow."""
 
 import sqlite3
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from rltelemetry.plan import RunPlan
-from rltelemetry.sinks.mlflow import MlflowClient, SpoolFile, SpoolReader, Waiting
+from rltelemetry.sinks.mlflow import (
+    MlflowClient,
+    RunFacts,
+    SpoolFile,
+    SpoolReader,
+    Waiting,
+    read_points,
+    read_run,
+    run_page,
+)
 from rltelemetry.tail.board import Board
-from rltelemetry.types import MetricPoint
 
 __all__ = ["ServerSource", "SpoolSource"]
 
@@ -73,20 +80,19 @@ class ServerSource:
         else:
             outcome = await self._client.get_run(self.run_id, self._timeout_s)
         board.problem = "" if outcome.is_delivered else str(outcome)
-        if "run" in outcome.answer:
-            await self._take(outcome.answer["run"], board)
+        if run := read_run(outcome.answer):
+            await self._take(run, board)
 
-    async def _take(self, run: Mapping[str, Any], board: Board) -> None:
-        info, metrics = run["info"], run.get("data", {}).get("metrics", [])
-        board.title = info.get("run_name") or board.title
-        board.status = info.get("status", "")
-        board.url = f"{self._client.base_uri}/#/experiments/{info.get('experiment_id')}/runs/{self.run_id}"
-        board.add(map(_point, metrics))
-        for key in [metric["key"] for metric in metrics if metric["key"] not in self._known]:
-            trend = await self._client.get_trend(str(self.run_id), key, TREND_POINTS, self._timeout_s)
+    async def _take(self, run: RunFacts, board: Board) -> None:
+        board.title = run.name or board.title
+        board.status = run.status
+        board.url = run_page(self._client.base_uri, run.experiment_id, run.run_id)
+        board.add(run.latest)
+        for key in [point.key for point in run.latest if point.key not in self._known]:
+            trend = await self._client.get_trend(run.run_id, key, TREND_POINTS, self._timeout_s)
             if trend.is_delivered:
                 self._known.add(key)
-                board.add(map(_point, trend.answer.get("metrics", [])))
+                board.add(read_points(trend.answer))
 
     def forget(self) -> None:
         """Have whole curves read again: what passed between two looks is in them."""
@@ -95,7 +101,3 @@ class ServerSource:
     async def close(self) -> None:
         """Give the connection back."""
         await self._client.close()
-
-
-def _point(metric: Mapping[str, Any]) -> MetricPoint:
-    return MetricPoint(metric["key"], float(metric["value"]), int(metric.get("step", 0)), int(metric["timestamp"]))

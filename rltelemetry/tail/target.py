@@ -7,7 +7,7 @@ from typing import Final
 
 from rltelemetry.errors import SettingsError
 from rltelemetry.settings import Settings
-from rltelemetry.sinks.mlflow import MlflowClient, SpoolFile, default_directory
+from rltelemetry.sinks.mlflow import MlflowClient, SpoolFile, default_directory, read_runs
 from rltelemetry.tail.board import Board
 from rltelemetry.tail.sources import SpoolSource
 
@@ -89,5 +89,4 @@ async def _latest_run(settings: Settings) -> str | None:
         outcome = await client.latest_run(settings.experiment_id or "0", settings.request_timeout_s)
     finally:
         await client.close()
-    runs = outcome.answer.get("runs") or []
-    return str(runs[0]["info"]["run_id"]) if runs else None
+    return next((run.run_id for run in read_runs(outcome.answer)), None)

@@ -1,6 +1,16 @@
 """The MLflow sink: points and traces -> spool (sqlite) -> client (MLflow's API) -> http (httpx)."""
 
 from rltelemetry.sinks.mlflow.alarm import Alarm
+from rltelemetry.sinks.mlflow.answers import (
+    NO_RUN,
+    RunFacts,
+    read_points,
+    read_run,
+    read_runs,
+    read_trace_ids,
+    run_page,
+    trace_name,
+)
 from rltelemetry.sinks.mlflow.backoff import Breaker, Patience
 from rltelemetry.sinks.mlflow.client import MlflowClient
 from rltelemetry.sinks.mlflow.delivery import Delivery
@@ -17,6 +27,7 @@ from rltelemetry.sinks.mlflow.storage import SpoolFile, default_directory
 __all__ = [
     "FOREVER",
     "LOOPBACK",
+    "NO_RUN",
     "Alarm",
     "Breaker",
     "Counts",
@@ -26,6 +37,7 @@ __all__ = [
     "MlflowSink",
     "Outcome",
     "Patience",
+    "RunFacts",
     "Spool",
     "SpoolFile",
     "SpoolReader",
@@ -33,5 +45,11 @@ __all__ = [
     "Waiting",
     "default_directory",
     "make_loop",
+    "read_points",
+    "read_run",
+    "read_runs",
+    "read_trace_ids",
+    "run_page",
+    "trace_name",
     "transport_failure",
 ]

@@ -10,6 +10,7 @@ from typing import Final
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from rltelemetry.notices import Notices
+from rltelemetry.sinks.mlflow.answers import read_trace_ids, trace_name
 from rltelemetry.sinks.mlflow.backoff import Breaker, Patience
 from rltelemetry.sinks.mlflow.client import MlflowClient
 from rltelemetry.sinks.mlflow.destination import Destination
@@ -114,8 +115,7 @@ class TraceStream:
             found = await self._client.find_traces(experiment_id, run_id, self.patience.left_s())
             if not found.is_delivered:
                 return found
-            linked = {trace.get("trace_id") for trace in found.answer.get("traces", [])}
-            self._heeds_run_header = not linked.isdisjoint(trace_ids)
+            self._heeds_run_header = not read_trace_ids(found.answer).isdisjoint(trace_ids)
             if self._heeds_run_header:
                 return Outcome(Verdict.DELIVERED)
         return await self._client.link_traces(trace_ids, run_id, self.patience.left_s())
@@ -125,7 +125,7 @@ def _root_traces(spans: bytes) -> list[str]:
     """Return MLflow's ids of the traces whose root span is among these."""
     request = ExportTraceServiceRequest.FromString(spans)
     return [
-        f"tr-{span.trace_id.hex()}"
+        trace_name(span.trace_id)
         for resource_spans in request.resource_spans
         for scope_spans in resource_spans.scope_spans
         for span in scope_spans.spans
