@@ -1,13 +1,17 @@
-"""What PPO's presets reach: seeds x presets, each by the real command, into a table and a picture.
+"""What the presets reach: seeds x presets, each by the real command, into tables and pictures.
 
     nox -s bench -- learning
-    python benchmarks/learning.py --presets acrobot pendulum --seeds 1 2 3 4 5
+    python benchmarks/learning.py --presets ppo/acrobot spo/acrobot --seeds 1 2 3 4 5
     python benchmarks/learning.py --show
 
-Every run is `ppo --config configs/ppo_PRESET.yaml --seed N`. A run's deterministic evaluations are kept in
-docs/learning.json, with its command and what it ran on; a preset that is run again replaces what stood there. The
-table and docs/learning.png are made from that file: final is the last evaluation, of the policy that training ended
-with.
+A preset is ALGORITHM/TASK, and a run of it `ALGORITHM --config configs/ALGORITHM_TASK.yaml --seed N`. The deterministic
+evaluations of runs are kept in docs/learning_ALGORITHM.json, with their commands and what they ran on; a preset that
+is run again replaces what stood there. From these files come
+
+- a table for each algorithm: final is the last evaluation, of the policy that training ended with;
+- a table of SPO beside PPO: environment steps until the first evaluation at the task's target or above, the median of
+  the seeds and the range. Evaluations come every so many steps, which is how much later than needed it may be seen;
+- docs/learning_ALGORITHM.png, a small picture for each task; SPO's shows PPO's curves, too.
 """
 
 import argparse
@@ -17,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -25,8 +30,8 @@ import torch
 from ruamel.yaml import YAML
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-RESULTS: Final = ROOT / "docs" / "learning.json"
-PICTURE: Final = ROOT / "docs" / "learning.png"
+ALGORITHMS: Final = {"ppo": "tab:blue", "spo": "tab:orange"}
+"""And their colours."""
 
 TARGETS: Final = {
     "cartpole": 475.0,
@@ -41,24 +46,38 @@ TARGETS: Final = {
     "pong": 20.0,
     "breakout": 400.0,
     "maze": 0.75,
+    "rubikscube": 0.9,
+    "slidingtile": 10.0,
     "sokoban": -4.0,
     "game2048": 5000.0,
 }
-"""The mean return that each preset should reach."""
+"""The mean return that a task's presets should reach."""
 
 QUICK: Final = ("cartpole", "acrobot", "pendulum", "lunarlander", "maze", "halfcheetah", "hopper")
-"""Presets that a CPU finishes within minutes."""
+"""Tasks whose PPO a CPU finishes within minutes."""
+
+Runs = list[dict[str, Any]]
 
 
 def config_of(preset: str) -> Path:
-    return Path("configs") / ("ppo.yaml" if preset == "cartpole" else f"ppo_{preset}.yaml")
+    algorithm, task = preset.split("/")
+    return Path("configs") / (f"{algorithm}.yaml" if task == "cartpole" else f"{algorithm}_{task}.yaml")
+
+
+PRESETS: Final = [
+    preset
+    for algorithm in ALGORITHMS
+    for task in TARGETS
+    if (ROOT / config_of(preset := f"{algorithm}/{task}")).exists()
+]
 
 
 def run(preset: str, seed: int, flags: list[str]) -> dict[str, Any]:
     """Train once; returns the evaluations and what the run was."""
-    words = ["ppo", "--config", str(config_of(preset)), "--seed", str(seed), *flags]
+    algorithm = preset.split("/", maxsplit=1)[0]
+    words = [algorithm, "--config", str(config_of(preset)), "--seed", str(seed), *flags]
     unseen = ["--no-mlflow", "--logging.console", "json", "--checkpointing.no-save"]
-    command = [str(Path(sys.executable).parent / "ppo"), *words[1:], *unseen]
+    command = [str(Path(sys.executable).parent / algorithm), *words[1:], *unseen]
     start = time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -78,89 +97,138 @@ def run(preset: str, seed: int, flags: list[str]) -> dict[str, Any]:
 
 def measure(presets: list[str], seeds: list[int], jobs: int, flags: list[str]) -> None:
     for preset in presets:
+        algorithm, task = preset.split("/")
         with ThreadPoolExecutor(jobs) as pool:
             runs = list(pool.map(lambda seed, preset=preset: run(preset, seed, flags), seeds))
         facts = {"cpu": platform.processor() or platform.machine(), "torch": torch.__version__}
-        results = load() | {preset: {"facts": facts, "runs": runs}}
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        results = load(algorithm) | {task: {"facts": facts, "runs": runs}}
+        results_of(algorithm).write_text(json.dumps(results, indent=1) + "\n")
 
 
-def load() -> dict[str, Any]:
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+def results_of(algorithm: str) -> Path:
+    return ROOT / "docs" / f"learning_{algorithm}.json"
+
+
+def load(algorithm: str) -> dict[str, Any]:
+    path = results_of(algorithm)
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return results
 
 
-def table(results: dict[str, Any]) -> None:
-    print(f"\n| {'preset':13} | {'steps':>9} | seeds | {'target':>7} | {'final':>16} | reached it after | seconds |")
+def table(algorithm: str, results: dict[str, Runs]) -> None:
+    print(f"\n| {algorithm:13} | {'steps':>9} | seeds | {'target':>7} | {'final':>16} | reached it after | seconds |")
     print(f"|{'-' * 15}|{'-' * 11}|{'-' * 7}|{'-' * 9}|{'-' * 18}|{'-' * 18}|{'-' * 9}|")
-    for preset in TARGETS:
+    for task, target in TARGETS.items():
+        preset = f"{algorithm}/{task}"
+        if preset not in PRESETS:
+            continue
         if preset not in results:
             steps = YAML(typ="safe").load(ROOT / config_of(preset))["training_core"]["total_timesteps"]
-            print(f"| {preset:13} | {steps:9} | {0:5} | {TARGETS[preset]:7} | {'not run':>16} | {'':16} | {'':7} |")
+            print(f"| {task:13} | {steps:9} | {0:5} | {target:7} | {'not run':>16} | {'':16} | {'':7} |")
             continue
-        runs = results[preset]["runs"]
+        runs = results[preset]
         finals = [one["mean_return"][-1] for one in runs]
         spread = statistics.stdev(finals) if len(finals) > 1 else 0.0
-        reached = sorted(filter(None, (first_at(one, TARGETS[preset]) for one in runs)))
+        reached = list(all_at(runs, target))
         said = f"{statistics.median(reached):.0f} ({len(reached)} of {len(runs)})" if reached else "-"
         print(
-            f"| {preset:13} | {runs[0]['timesteps'][-1]:9} | {len(runs):5} | {TARGETS[preset]:7} "
+            f"| {task:13} | {runs[0]['timesteps'][-1]:9} | {len(runs):5} | {target:7} "
             f"| {statistics.mean(finals):7.1f} +- {spread:5.1f} | {said:>16} "
             f"| {statistics.median(one['seconds'] for one in runs):7.0f} |"
         )
 
 
-def first_at(one: dict[str, Any], target: float) -> int | None:
-    """Steps until the first evaluation at the target or above."""
-    pairs = zip(one["timesteps"], one["mean_return"], strict=True)
-    return next((timesteps for timesteps, mean_return in pairs if mean_return >= target), None)
+def comparison(results: dict[str, Runs]) -> None:
+    print("\n| task | return | SPO: environment steps | evaluated every | PPO | evaluated every | PPO / SPO |")
+    print("|---|---|---|---|---|---|---|")
+    for task, target in TARGETS.items():
+        both = [results[preset] for preset in (f"spo/{task}", f"ppo/{task}") if preset in results]
+        if len(both) < 2:
+            continue
+        cells, medians = [], []
+        for runs in both:
+            reached = sorted(all_at(runs, target))
+            every = runs[0]["timesteps"][1] - runs[0]["timesteps"][0]
+            missed = len(runs) - len(reached)
+            medians.append(statistics.median([*reached, *[float("inf")] * missed]))
+            span = f"{reached[0]} to {reached[-1]}, {len(reached)} of {len(runs)}" if reached else "none reached it"
+            cells += [f"{medians[-1]:.0f} ({span})", str(every)]
+        print(f"| {task} | {target:g} | {' | '.join(cells)} | {medians[1] / medians[0]:.1f} |")
 
 
-def draw(results: dict[str, Any]) -> None:
-    """One small curve per preset: the median of the seeds, the seeds themselves, and the target."""
+def all_at(runs: Runs, target: float) -> Iterator[int]:
+    """Of each run that reaches the target: the steps until its first evaluation there or above."""
+    for one in runs:
+        pairs = zip(one["timesteps"], one["mean_return"], strict=True)
+        if (first := next((steps for steps, mean_return in pairs if mean_return >= target), None)) is not None:
+            yield first
+
+
+def draw(algorithm: str, results: dict[str, Runs]) -> None:
+    """A small picture for each task: the median of the seeds, the seeds themselves, and the target."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    presets = [preset for preset in TARGETS if preset in results]
-    columns = min(4, len(presets))
-    rows = -(-len(presets) // columns)
+    tasks = [task for task in TARGETS if f"{algorithm}/{task}" in results]
+    if not tasks:
+        return
+    columns = min(4, len(tasks))
+    rows = -(-len(tasks) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(3.4 * columns, 2.5 * rows), squeeze=False)
-    for axis in axes.flat[len(presets) :]:
+    for axis in axes.flat[len(tasks) :]:
         axis.set_axis_off()
-    for axis, preset in zip(axes.flat, presets, strict=False):
-        runs = results[preset]["runs"]
-        for one in runs:
-            axis.plot(one["timesteps"], one["mean_return"], color="tab:blue", alpha=0.35, linewidth=0.8)
-        steps = [statistics.median(column) for column in zip(*(one["timesteps"] for one in runs), strict=False)]
-        middle = [statistics.median(column) for column in zip(*(one["mean_return"] for one in runs), strict=False)]
-        axis.plot(steps, middle, color="tab:blue", linewidth=1.8)
-        axis.axhline(TARGETS[preset], color="tab:gray", linestyle="--", linewidth=0.8)
-        axis.set_title(f"{preset}, {len(runs)} seeds", fontsize=9)
+    for axis, task in zip(axes.flat, tasks, strict=False):
+        shown = [name for name in dict.fromkeys(["ppo", algorithm]) if f"{name}/{task}" in results]
+        for name in shown:
+            curves(axis, name, results[f"{name}/{task}"])
+        axis.axhline(TARGETS[task], color="tab:gray", linestyle="--", linewidth=0.8)
+        axis.set_title(f"{task}, {len(results[f'{algorithm}/{task}'])} seeds", fontsize=9)
         axis.tick_params(labelsize=7)
-        axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
+        if len(shown) > 1:
+            axis.set_xscale("log")
+            axis.legend(fontsize=7)
+        else:
+            axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
     figure.supxlabel("environment steps", fontsize=8)
     figure.supylabel("mean return of deterministic episodes", fontsize=8)
     figure.tight_layout()
-    figure.savefig(PICTURE, dpi=110)
-    print(f"\n{PICTURE.relative_to(ROOT)}")
+    picture = ROOT / "docs" / f"learning_{algorithm}.png"
+    figure.savefig(picture, dpi=110)
+    print(f"\n{picture.relative_to(ROOT)}")
+
+
+def curves(axis: Any, algorithm: str, runs: Runs) -> None:
+    for one in runs:
+        axis.plot(one["timesteps"], one["mean_return"], color=ALGORITHMS[algorithm], alpha=0.35, linewidth=0.8)
+    middle = [
+        [statistics.median(column) for column in zip(*(one[what] for one in runs), strict=False)]
+        for what in ("timesteps", "mean_return")
+    ]
+    axis.plot(*middle, color=ALGORITHMS[algorithm], linewidth=1.8, label=algorithm.upper())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--presets", nargs="+", choices=sorted(TARGETS), default=list(QUICK))
+    default = [f"ppo/{task}" for task in QUICK]
+    parser.add_argument("--presets", nargs="+", choices=PRESETS, default=default, metavar="ALGORITHM/TASK")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5])
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
-    parser.add_argument("--flags", nargs=argparse.REMAINDER, default=[], help="further flags of ppo; the last option")
-    parser.add_argument("--show", action="store_true", help="run nothing; table and picture of what there is")
+    parser.add_argument(
+        "--flags", nargs=argparse.REMAINDER, default=[], help="further flags of the runs; the last option"
+    )
+    parser.add_argument("--show", action="store_true", help="run nothing; tables and pictures of what there is")
     options = parser.parse_args()
     if not options.show:
         measure(options.presets, options.seeds, options.jobs, options.flags)
-    results = load()
-    table(results)
-    if results:
-        draw(results)
+    stored = {algorithm: load(algorithm) for algorithm in ALGORITHMS}
+    results = {f"{name}/{task}": found["runs"] for name, tasks in stored.items() for task, found in tasks.items()}
+    for algorithm in ALGORITHMS:
+        table(algorithm, results)
+    comparison(results)
+    for algorithm in ALGORITHMS:
+        draw(algorithm, results)
 
 
 if __name__ == "__main__":
