@@ -7,12 +7,13 @@ import torch
 from structlog.testing import capture_logs
 
 from trainers.checkpoint import decode, newest_good
-from trainers.cli import ppo
+from trainers.cli import ppo, spo
 from trainers.divergence import MAX_IN_A_ROW, DivergenceGuard, check_finite
 from trainers.envs import Step
 from trainers.errors import DivergenceError
 from trainers.ppo import Ppo
 from trainers.rollout import RolloutStorage
+from trainers.spo import Spo
 
 
 class Run:
@@ -115,25 +116,25 @@ def poison_reward(monkeypatch: pytest.MonkeyPatch, in_update: int) -> None:
     monkeypatch.setattr(RolloutStorage, "record", recorded)
 
 
-def poison_loss(monkeypatch: pytest.MonkeyPatch, in_update: int) -> None:
+def poison_loss(monkeypatch: pytest.MonkeyPatch, in_update: int, learner: Any = Ppo) -> None:
     """A reward that is finite, and whose square is not."""
-    update = Ppo.update
+    update = learner.update
     num_calls = 0
 
-    def updated(self: Ppo, storage: RolloutStorage, progress: float) -> Any:
+    def updated(self: Any, storage: RolloutStorage, progress: float) -> Any:
         nonlocal num_calls
         num_calls += 1
         if num_calls == in_update:
             storage.reward.fill_(1e30)
         return update(self, storage, progress)
 
-    monkeypatch.setattr(Ppo, "update", updated)
+    monkeypatch.setattr(learner, "update", updated)
 
 
-def run(folder: Path, policy: str) -> tuple[int, list[Any]]:
+def run(folder: Path, policy: str, command: Any = ppo) -> tuple[int, list[Any]]:
     flags = ["--checkpointing.directory", str(folder), "--checkpointing.on-divergence", policy]
     with capture_logs() as events:
-        code = ppo([*SMALL, *flags])
+        code = command([*SMALL, *flags])
     return code, list(events)
 
 
@@ -167,6 +168,19 @@ def test_run_that_puts_up_with_it_goes_on_to_its_end(
     newest = newest_good(tmp_path, pytest.fail)
     assert newest.update == 4
     assert_finite(decode(newest.content, "x").learner)
+
+
+@pytest.mark.parametrize("policy", ["skip", "rollback"])
+def test_search_learns_on_without_the_rollout_that_diverged(
+    policy: str, telemetry: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison_loss(monkeypatch, in_update=3, learner=Spo)
+    code, events = run(tmp_path, policy, spo)
+    assert code == 0
+    assert [event["update"] for event in events if event["event"] == "throughput"] == [1, 2, 4]
+    replay = decode(newest_good(tmp_path, pytest.fail).content, "x").learner["replay"]
+    assert replay["num_added"] == 3
+    assert float(replay["experience"]["reward"].max()) <= 1.0
 
 
 def assert_finite(state: Any) -> None:

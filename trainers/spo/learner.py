@@ -14,7 +14,7 @@ from trainers.compilation import Execution, GraphedCall, compiled, resolve_execu
 from trainers.config import SpoConfig
 from trainers.divergence import check_finite
 from trainers.envs import EnvSpec
-from trainers.errors import ConfigError
+from trainers.errors import ConfigError, DivergenceError
 from trainers.networks import ActorCritic, GreedyPolicy
 from trainers.normalize import share_moments
 from trainers.optim import FlatAdam, linear_anneal
@@ -134,24 +134,16 @@ class Spo:
         """
         rates = self._set_learning_rates(progress)
         replay = self._keep(storage)
-        follows_each_step = self._config.spo.targets == "sequences"
-        rows_G = []
-        for batch in self._batches.draw(replay):
-            rows_G.append(self._take_step(batch))
-            if follows_each_step:
-                self._follow()
-        if not follows_each_step:
-            self._follow()
-        # only now: the steps must see observations as the search saw them
+        try:
+            values = self._learn(replay, storage)
+        except DivergenceError:
+            # it would spoil every minibatch until it is overwritten
+            replay.take_back()
+            raise
+        # only now: the steps must see observations as the search saw them, and only what has proved sound counts
         self.network.encoder.observe(storage.obs[:-1].flatten(0, 1).index_select(0, storage.valid_index))
-        # the one host sync of an update
-        means = torch.cat([torch.stack(rows_G).mean(0), self._actor.statistics(storage)])
-        numbers = self._ranks.mean(means).tolist()
-        self.num_updates += 1
-        values = dict(zip(STEP_METRICS, numbers, strict=False)) | name_statistics(numbers[len(STEP_METRICS) :])
-        check_finite(self.num_updates, values)
         values |= {"actor_lr": rates[0], "critic_lr": rates[1], "dual_lr": rates[2]}
-        return UpdateMetrics(values | {"num_gradient_steps": len(rows_G), "replay_size": replay.num_steps})
+        return UpdateMetrics(values | {"replay_size": replay.num_steps})
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that an exact continuation needs of the learner."""
@@ -174,7 +166,7 @@ class Spo:
         self._duals.load_state_dict(state["duals"])
         for name, part in self._optimizers._asdict().items():
             part.load_state_dict(state["optimizers"][name])
-        self._saved_replay = state["replay"]
+        self._replay, self._saved_replay = None, state["replay"]
         self._noise_generator.set_state(state["noise_generator"].cpu())
         self._minibatch_generator.set_state(state["minibatch_generator"].cpu())
         self.num_updates = state["num_updates"]
@@ -184,6 +176,24 @@ class Spo:
         self.network.load_state_dict(state["network"])
         self._target.load_state_dict(state["target"])
         self._duals.load_state_dict(state["duals"])
+
+    def _learn(self, replay: Replay, storage: RolloutStorage) -> dict[str, float]:
+        """Take the gradient steps of an update; returns what they and the rollout's searches were like."""
+        follows_each_step = self._config.spo.targets == "sequences"
+        rows_G = []
+        for batch in self._batches.draw(replay):
+            rows_G.append(self._take_step(batch))
+            if follows_each_step:
+                self._follow()
+        if not follows_each_step:
+            self._follow()
+        # the one host sync of an update
+        means = torch.cat([torch.stack(rows_G).mean(0), self._actor.statistics(storage)])
+        numbers = self._ranks.mean(means).tolist()
+        self.num_updates += 1
+        values = dict(zip(STEP_METRICS, numbers, strict=False)) | name_statistics(numbers[len(STEP_METRICS) :])
+        check_finite(self.num_updates, values)
+        return values | {"num_gradient_steps": len(rows_G)}
 
     def _keep(self, storage: RolloutStorage) -> Replay:
         experience = self._actor.experience(storage, self._config.environment.reward_scale)

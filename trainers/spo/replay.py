@@ -95,6 +95,13 @@ class Replay:
             kept[slot].copy_(part)
         self._num_added += 1
 
+    def take_back(self) -> None:
+        """Forget the rollout that was added last; what it has displaced is lost, and the next one takes its place."""
+        self._num_added -= 1
+        slot = self._num_added % self.num_slots
+        for kept in (self.obs, *self.experience):
+            kept[slot].zero_()
+
     def order(self) -> Tensor:
         """The filled slots, the oldest first; int64 [F]."""
         oldest = self._num_added % self.num_slots if self.num_filled == self.num_slots else 0

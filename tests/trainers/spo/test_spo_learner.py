@@ -136,6 +136,19 @@ def test_continued_learner_ends_bit_for_bit_where_the_uninterrupted_one_ends() -
     assert resumed.spo.num_updates == 5
 
 
+def test_learner_that_goes_back_has_the_replay_of_then() -> None:
+    parts = Parts()
+    parts.update(2)
+    state = copy.deepcopy(parts.spo.state_dict())
+    parts.update(2)
+    parts.spo.load_state_dict(copy.deepcopy(state))
+    parts.storage.start_anew()
+    assert parts.update()["replay_size"] == 96
+    kept, before = parts.spo.state_dict()["replay"], state["replay"]
+    assert kept["num_added"] == before["num_added"] + 1
+    assert torch.equal(kept["obs"][:2], before["obs"])
+
+
 def test_model_of_a_state_acts_and_nothing_else_is_taken() -> None:
     trained, fresh = Parts(), Parts(training_core={"seed": 2})
     trained.update(2)
@@ -216,6 +229,20 @@ def test_number_that_is_not_finite_is_named() -> None:
     parts.storage.reward[0, 0] = torch.nan
     with pytest.raises(DivergenceError, match=r"critic_loss nan.*Lower the learning rates"):
         parts.spo.update(parts.storage, 0.0)
+
+
+@pytest.mark.parametrize("targets", ["cached", "sequences"])
+@pytest.mark.parametrize("num_before", [0, 1, 5])
+def test_rollout_that_diverges_spoils_none_of_the_next_updates(targets: str, num_before: int) -> None:
+    parts = Parts(spo={"targets": targets, "sequence_length": 8})
+    for _ in range(num_before):
+        parts.update()
+    collect(parts.spo, parts.env, parts.storage, parts.episodes)
+    parts.storage.reward.fill_(1e30)  # finite, and its square is not
+    with pytest.raises(DivergenceError):
+        parts.spo.update(parts.storage, 0.0)
+    assert float(parts.spo.state_dict()["replay"]["experience"]["reward"].sum()) < 1e3
+    assert np.isfinite(list(parts.update(2).values())).all()
 
 
 @pytest.mark.parametrize(

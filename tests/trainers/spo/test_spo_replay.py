@@ -103,3 +103,24 @@ def test_saved_replay_goes_on_as_if_it_had_never_stopped() -> None:
     assert torch.equal(replay.order(), other.order())
     for a, b in zip(replay.experience, other.experience, strict=True):
         assert torch.equal(a, b)
+
+
+def test_rollout_that_is_taken_back_was_never_there() -> None:
+    replay, (obs, experience) = filled(2), rollout(2)
+    poison = {name: part * torch.nan for name, part in experience._asdict().items() if part.is_floating_point()}
+    replay.add(obs * torch.nan, experience._replace(**poison))
+    replay.take_back()
+    for kept, expected in zip((replay.obs, *replay.experience), (filled(2).obs, *filled(2).experience), strict=True):
+        assert torch.equal(kept, expected)
+    assert replay.order().tolist() == [0, 1]
+
+
+def test_next_rollout_takes_the_place_of_the_one_that_was_taken_back_where_all_were_taken() -> None:
+    replay, (obs, experience) = filled(4), rollout(4)
+    replay.add(obs, experience._replace(reward=experience.reward * torch.nan))
+    replay.take_back()
+    assert torch.isfinite(replay.experience.reward).all()
+    replay.add(*rollout(4))
+    for kept, expected in zip((replay.obs, *replay.experience), (filled(5).obs, *filled(5).experience), strict=True):
+        assert torch.equal(kept, expected)
+    assert torch.equal(replay.order(), filled(5).order())
