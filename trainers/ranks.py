@@ -57,6 +57,15 @@ class Ranks:
             dist.all_gather_object(values, value)
         return values
 
+    def gather_on_first(self, value: Any) -> list[Any]:
+        """Return everybody's value, by rank, to the first one and nothing to the others; they may be large."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size if self.is_first else []
+        with self._company():
+            dist.gather_object(value, values if self.is_first else None)
+        return values
+
     def close(self) -> None:
         """Leave the others."""
         if self.size > 1 and dist.is_initialized():

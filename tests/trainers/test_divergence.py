@@ -178,7 +178,7 @@ def test_search_learns_on_without_the_rollout_that_diverged(
     code, events = run(tmp_path, policy, spo)
     assert code == 0
     assert [event["update"] for event in events if event["event"] == "throughput"] == [1, 2, 4]
-    replay = decode(newest_good(tmp_path, pytest.fail).content, "x").learner["replay"]
+    replay = decode(newest_good(tmp_path, pytest.fail).content, "x").learner["own"]["replay"]
     assert replay["num_added"] == 3
     assert float(replay["experience"]["reward"].max()) <= 1.0
 

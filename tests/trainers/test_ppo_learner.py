@@ -305,7 +305,7 @@ def test_deterministic_action_is_the_mode_and_draws_nothing() -> None:
     logits = parts.ppo.network.policy(torch.from_numpy(obs))
     np.testing.assert_array_equal(action, logits.argmax(-1).numpy())
     np.testing.assert_array_equal(action, parts.ppo.act_deterministic(obs))
-    assert torch.equal(before["noise_generator"], parts.ppo.state_dict()["noise_generator"])
+    assert torch.equal(before["own"]["noise_generator"], parts.ppo.state_dict()["own"]["noise_generator"])
 
 
 @pytest.mark.parametrize(("anneal", "expected"), [(True, 0.75), (False, 1.0)])

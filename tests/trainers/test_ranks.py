@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from trainers.checkpoint import RunState, decode, encode
 from trainers.config import PpoConfig, SpoConfig
 from trainers.envs import make_vector_env
 from trainers.errors import ConfigError, DivergenceError
@@ -117,8 +118,7 @@ def trained(ranks: Ranks) -> Any:
     return weights.tolist(), [*metrics], storage.action.tolist()
 
 
-def trained_by_search(ranks: Ranks) -> Any:
-    """Two updates of SPO: weights, target networks and multipliers, metrics, and what each rank did."""
+def searcher(ranks: Ranks) -> Spo:
     config = SpoConfig.model_validate(
         {
             "training_core": {"horizon": 8, "total_timesteps": 10_000},
@@ -127,9 +127,14 @@ def trained_by_search(ranks: Ranks) -> Any:
             "spo": {"replay_size": 128, "batch_size": 32, "replay_ratio": 4.0},
         }
     )
-    seeds = spawn_seeds(1, ranks.rank)
-    env = make_vector_env("CartPole-v1", 8 // ranks.size, seeds.environment + ranks.rank * 8 // ranks.size)
-    spo = Spo(env.spec, config, Runtime(torch.device("cpu"), seeds, ranks))
+    spec = make_vector_env("CartPole-v1", 1, 0).spec
+    return Spo(spec, config, Runtime(torch.device("cpu"), spawn_seeds(1, ranks.rank), ranks))
+
+
+def trained_by_search(ranks: Ranks) -> Any:
+    """Two updates of SPO: weights, target networks and multipliers, metrics, and what each rank did."""
+    spo = searcher(ranks)
+    env = make_vector_env("CartPole-v1", 8 // ranks.size, 1 + ranks.rank * 8 // ranks.size)
     storage = spo.make_storage(env.num_envs)
     for progress in (0.0, 0.5):
         collect(spo, env, storage, EpisodeStatistics(env.num_envs))
@@ -139,11 +144,40 @@ def trained_by_search(ranks: Ranks) -> Any:
     return torch.cat(parts).tolist(), metrics._asdict(), storage.action.tolist()
 
 
+def continued_by_search(ranks: Ranks) -> Any:
+    """A run of SPO that is saved, goes on, and is put back: by its own ranks, and by ranks that begin with it."""
+    state, other = (RunState(searcher(ranks), EpisodeStatistics(8 // ranks.size), ranks=ranks) for _ in range(2))
+    env = make_vector_env("CartPole-v1", 8 // ranks.size, 1 + ranks.rank * 8 // ranks.size)
+    storage = state.learner.make_storage(env.num_envs)
+
+    def learn() -> None:
+        collect(state.learner, env, storage, state.episodes)
+        state.learner.update(storage, 0.0)
+
+    learn()
+    captured = encode(state.capture("spo", SpoConfig(), {}))
+    (content, *_), saved = ranks.gather(captured), own_state(state)
+    learn()
+    learn()
+    changed = own_state(state)
+    checkpoint = decode(content, "x")
+    state.restore_learner(checkpoint)
+    other.restore(checkpoint)
+    return {"saved": saved, "changed": changed, "rolled back": own_state(state), "resumed": own_state(other)}
+
+
+def own_state(state: RunState) -> list[float]:
+    """Numbers that tell the generators and the replay."""
+    own = state.learner.state_dict()["own"]
+    parts = (own["noise_generator"], own["minibatch_generator"], own["replay"]["obs"])
+    return [x for part in parts for x in part.double().flatten().tolist()]
+
+
 WORK: dict[str, Callable[[Ranks], Any]] = {
     work.__name__: work
     for work in (
         *(optimised, poisoned, moments, normalised, exchanged, diverged, summed_up),
-        *(trained, trained_by_search),
+        *(trained, trained_by_search, continued_by_search),
     )
 }
 
@@ -220,6 +254,14 @@ def test_search_learns_the_same_on_all_ranks_while_each_explores_on_its_own(pair
     assert metrics == pytest.approx(other_metrics)
     assert metrics["num_gradient_steps"] == trained_by_search(ALONE)[1]["num_gradient_steps"] == 8
     assert actions != other_actions
+
+
+def test_each_rank_gets_its_own_replay_and_generators_back(pair: list[dict[str, Any]]) -> None:
+    first, second = (found["continued_by_search"] for found in pair)
+    for found in (first, second):
+        assert found["changed"] != found["saved"]
+        assert found["rolled back"] == found["resumed"] == found["saved"]
+    assert first["saved"] != second["saved"]
 
 
 # --- without others

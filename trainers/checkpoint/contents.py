@@ -14,7 +14,7 @@ from trainers.errors import CheckpointError
 
 __all__ = ["Checkpoint", "decode", "encode"]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Raised when an older program could not read what is saved."""
 
 
@@ -29,7 +29,7 @@ class Checkpoint:
         episodes: the statistics of finished episodes.
         learner: the algorithm's own state: networks, optimisers, normalisers, generators.
         random: the global generators.
-        ranks: what the other ranks have of their own: episodes, generators.
+        ranks: what each of the other ranks has of its own: the learner's part, episodes, generators.
         telemetry: by what the run goes on in MLflow.
         versions: of the packages that have written it.
     """

@@ -3,6 +3,7 @@
 The environments do not: envpool cannot save them. After an interruption every episode starts anew.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Final, Protocol
@@ -24,7 +25,7 @@ class Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """Everything that an exact continuation needs: tensors, numbers, texts, and lists and dicts of these.
 
-        Ranks have it in common, but for the keys that end in `_generator`.
+        Ranks have it in common, but for what lies under `own`, if there is that: generators, a replay.
         """
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
@@ -58,7 +59,7 @@ class RunState:
     def capture(self, algorithm: str, config: RunConfig, telemetry: dict[str, Any]) -> Checkpoint:
         """Return everything as it stands, between two updates; called by all ranks."""
         learner, episodes, random = self.learner.state_dict(), self.episodes.state_dict(), random_state()
-        own = {"learner": _generators(learner), "episodes": episodes, "random": random}
+        own = {"learner": _own(learner), "episodes": episodes, "random": random}
         return Checkpoint(
             algorithm=algorithm,
             config=config.model_dump(mode="json"),
@@ -66,7 +67,7 @@ class RunState:
             episodes=episodes,
             learner=learner,
             random=random,
-            ranks=self.ranks.gather(own)[1:],
+            ranks=self.ranks.gather_on_first(None if self.ranks.is_first else own)[1:],
             telemetry=telemetry,
             versions={package: version(package) for package in PACKAGES},
         )
@@ -74,14 +75,22 @@ class RunState:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from there. A rank that was not there then has its fresh generators, and no episodes."""
         self.progress = Progress(**checkpoint.progress)
-        if self.ranks.rank > len(checkpoint.ranks):
-            self.learner.load_state_dict(checkpoint.learner | _generators(self.learner.state_dict()))
-            return
-        own = checkpoint.ranks[self.ranks.rank - 1] if self.ranks.rank else vars(checkpoint)
-        self.learner.load_state_dict(checkpoint.learner | own["learner"])
-        self.episodes.load_state_dict(own["episodes"])
-        set_random_state(own["random"])
+        self.restore_learner(checkpoint)
+        if self.ranks.rank <= len(checkpoint.ranks):
+            own = self._own_part(checkpoint)
+            self.episodes.load_state_dict(own["episodes"])
+            set_random_state(own["random"])
+
+    def restore_learner(self, checkpoint: Checkpoint) -> None:
+        """Put the learner alone back; what a rank has of its own stays where it was not there then."""
+        is_known = self.ranks.rank <= len(checkpoint.ranks)
+        own = self._own_part(checkpoint)["learner"] if is_known else _own(self.learner.state_dict())
+        self.learner.load_state_dict(checkpoint.learner | own)
+
+    def _own_part(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
+        """What this rank had of its own; the first one's lies in the checkpoint itself."""
+        return checkpoint.ranks[self.ranks.rank - 1] if self.ranks.rank else vars(checkpoint)
 
 
-def _generators(learner: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in learner.items() if key.endswith("_generator")}
+def _own(learner: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in learner.items() if key == "own"}

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import rltelemetry
 from rltelemetry import Telemetry
-from trainers.checkpoint import CheckpointFolder, Keeper
+from trainers.checkpoint import CheckpointFolder, Keeper, RunState
 from trainers.cli.algorithms import AlgorithmEntry
 from trainers.cli.arguments import Arguments
 from trainers.cli.assembly import Parts, assembled
@@ -90,7 +90,7 @@ def _train(
         return {"run_id": telemetry.run_id, "client_uuid": telemetry.client_uuid} if telemetry else {}
 
     keeper = Keeper(folder, name, config, identify, emitter.complain, ranks, PATIENCE_S)
-    guard = DivergenceGuard(config.checkpointing.on_divergence, lambda: _go_back(keeper, parts), emitter.complain)
+    guard = DivergenceGuard(config.checkpointing.on_divergence, lambda: _go_back(keeper, parts.state), emitter.complain)
     survival = Survival(parts.state, keeper, guard, interruption, ranks)
     try:
         with interruption.patiently():
@@ -107,11 +107,11 @@ def _train(
     return outcome
 
 
-def _go_back(keeper: Keeper, parts: Parts) -> bool:
+def _go_back(keeper: Keeper, state: RunState) -> bool:
     """Put the learner of the last checkpoint back; False if there is none that can be read."""
     checkpoint = keeper.newest()
     if checkpoint is not None:
-        parts.algorithm.load_state_dict(checkpoint.learner)
+        state.restore_learner(checkpoint)
     return checkpoint is not None
 
 

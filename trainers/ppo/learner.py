@@ -151,9 +151,11 @@ class Ppo:
             "network": self.network.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "reward_normalizer": self._reward_normalizer.state_dict(),
-            "noise_generator": self._noise_generator.get_state(),
-            "minibatch_generator": self._minibatch_generator.get_state(),
             "num_updates": self.num_updates,
+            "own": {
+                "noise_generator": self._noise_generator.get_state(),
+                "minibatch_generator": self._minibatch_generator.get_state(),
+            },
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -164,8 +166,8 @@ class Ppo:
         had_as_many_envs = state["reward_normalizer"]["discounted_return"].shape == returns["discounted_return"].shape
         # another number of ranks: what is under way in each environment is its own, and starts anew
         self._reward_normalizer.load_state_dict(state["reward_normalizer"] | ({} if had_as_many_envs else returns))
-        self._noise_generator.set_state(state["noise_generator"].cpu())
-        self._minibatch_generator.set_state(state["minibatch_generator"].cpu())
+        self._noise_generator.set_state(state["own"]["noise_generator"].cpu())
+        self._minibatch_generator.set_state(state["own"]["minibatch_generator"].cpu())
         self.num_updates = state["num_updates"]
 
     def load_model(self, state: dict[str, Any]) -> None:

@@ -152,11 +152,13 @@ class Spo:
             "target": self._target.state_dict(),
             "duals": self._duals.state_dict(),
             "optimizers": {name: part.state_dict() for name, part in self._optimizers._asdict().items()},
-            # before the first update of a continued run, the replay is still as it was saved
-            "replay": self._replay.state_dict() if self._replay else self._saved_replay,
-            "noise_generator": self._noise_generator.get_state(),
-            "minibatch_generator": self._minibatch_generator.get_state(),
             "num_updates": self.num_updates,
+            "own": {
+                # before the first update of a continued run, the replay is still as it was saved
+                "replay": self._replay.state_dict() if self._replay else self._saved_replay,
+                "noise_generator": self._noise_generator.get_state(),
+                "minibatch_generator": self._minibatch_generator.get_state(),
+            },
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -166,10 +168,10 @@ class Spo:
         self._duals.load_state_dict(state["duals"])
         for name, part in self._optimizers._asdict().items():
             part.load_state_dict(state["optimizers"][name])
-        self._replay, self._saved_replay = None, state["replay"]
-        self._noise_generator.set_state(state["noise_generator"].cpu())
-        self._minibatch_generator.set_state(state["minibatch_generator"].cpu())
-        self.num_updates = state["num_updates"]
+        self.num_updates, own = state["num_updates"], state["own"]
+        self._replay, self._saved_replay = None, self._fitting(own["replay"])
+        self._noise_generator.set_state(own["noise_generator"].cpu())
+        self._minibatch_generator.set_state(own["minibatch_generator"].cpu())
 
     def load_model(self, state: dict[str, Any]) -> None:
         """Take what acting needs of a `state_dict`: networks and temperature."""
@@ -194,6 +196,10 @@ class Spo:
         values = dict(zip(STEP_METRICS, numbers, strict=False)) | name_statistics(numbers[len(STEP_METRICS) :])
         check_finite(self.num_updates, values)
         return values | {"num_gradient_steps": len(rows_G)}
+
+    def _fitting(self, replay: dict[str, Any] | None) -> dict[str, Any] | None:
+        """A saved replay, unless it is of another number of environments: the run was shared out differently then."""
+        return replay if replay and replay["obs"].shape[2] == self._config.environment.num_envs else None
 
     def _keep(self, storage: RolloutStorage) -> Replay:
         experience = self._actor.experience(storage, self._config.environment.reward_scale)

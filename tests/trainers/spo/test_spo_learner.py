@@ -120,7 +120,7 @@ def test_learner_that_was_just_continued_can_be_saved_with_its_replay() -> None:
     trained.update(1)
     resumed = Parts()
     resumed.spo.load_state_dict(copy.deepcopy(trained.spo.state_dict()))
-    assert resumed.spo.state_dict()["replay"] is not None
+    assert resumed.spo.state_dict()["own"]["replay"] is not None
 
 
 def test_continued_learner_ends_bit_for_bit_where_the_uninterrupted_one_ends() -> None:
@@ -144,9 +144,16 @@ def test_learner_that_goes_back_has_the_replay_of_then() -> None:
     parts.spo.load_state_dict(copy.deepcopy(state))
     parts.storage.start_anew()
     assert parts.update()["replay_size"] == 96
-    kept, before = parts.spo.state_dict()["replay"], state["replay"]
+    kept, before = parts.spo.state_dict()["own"]["replay"], state["own"]["replay"]
     assert kept["num_added"] == before["num_added"] + 1
     assert torch.equal(kept["obs"][:2], before["obs"])
+
+
+def test_replay_of_another_number_of_environments_is_left_behind() -> None:
+    trained, resumed = Parts(), Parts(environment={"num_envs": 2}, spo={"replay_size": 48})
+    trained.update(2)
+    resumed.spo.load_state_dict(copy.deepcopy(trained.spo.state_dict()))
+    assert resumed.update()["replay_size"] == 16
 
 
 def test_model_of_a_state_acts_and_nothing_else_is_taken() -> None:
@@ -170,8 +177,8 @@ def test_evaluation_repeats_itself_and_leaves_the_training_alone(task: str, mode
     first, second = (run_episodes(parts.spo.deterministic_policy(), parts.make_env(99, 3), 3) for _ in range(2))
     assert first == second
     after = parts.spo.state_dict()
-    assert torch.equal(before["noise_generator"], after["noise_generator"])
-    assert torch.equal(before["minibatch_generator"], after["minibatch_generator"])
+    assert torch.equal(before["own"]["noise_generator"], after["own"]["noise_generator"])
+    assert torch.equal(before["own"]["minibatch_generator"], after["own"]["minibatch_generator"])
 
 
 def test_targets_follow_by_their_share_once_per_update() -> None:
@@ -241,7 +248,7 @@ def test_rollout_that_diverges_spoils_none_of_the_next_updates(targets: str, num
     parts.storage.reward.fill_(1e30)  # finite, and its square is not
     with pytest.raises(DivergenceError):
         parts.spo.update(parts.storage, 0.0)
-    assert float(parts.spo.state_dict()["replay"]["experience"]["reward"].sum()) < 1e3
+    assert float(parts.spo.state_dict()["own"]["replay"]["experience"]["reward"].sum()) < 1e3
     assert np.isfinite(list(parts.update(2).values())).all()
 
 
