@@ -84,10 +84,7 @@ class Actor:
         """Search, keep what was found, and draw the action from it; no host sync."""
         assert self._noise is not None
         inputs = (storage.obs[t, envs], storage.elapsed[t, envs], self._temperature, *self._noise.part(t, envs))
-        look: Callable[..., Tensor] = self._look
-        if self._uses_graphs:
-            look = self._graphs.setdefault(envs.start or 0, GraphedCall(self._look))
-        finding_NX = look(*inputs)
+        finding_NX = self._look_for(envs)(*inputs)
         storage.extras["finding"][t, envs] = finding_NX
         executed = self._split(finding_NX, storage).executed.to(storage.action.dtype)
         storage.action[t, envs] = executed
@@ -111,6 +108,15 @@ class Actor:
         """The means of `Depth`'s fields at each depth and of the entropy of q, over the valid searches of a rollout."""
         found = self._split(storage.extras["finding"], storage)
         return found.statistics.flatten(0, 1).index_select(0, storage.valid_index).mean(0)
+
+    def _look_for(self, envs: slice) -> Callable[..., Tensor]:
+        """The search as it is to be executed; each group of environments has a graph of its own."""
+        if not self._uses_graphs:
+            return self._look
+        group = envs.start or 0
+        if group not in self._graphs:
+            self._graphs[group] = GraphedCall(self._look)
+        return self._graphs[group]
 
     def _shapes(self, action_shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
         """Of the parts of a finding, for one environment."""
