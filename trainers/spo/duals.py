@@ -1,6 +1,7 @@
 """The multipliers of SPO's constraints, as numbers that can be learnt: temperature and alphas, all positive."""
 
 import math
+from collections.abc import Mapping
 from typing import Final
 
 import torch
@@ -16,20 +17,24 @@ LEAST_RAW: Final = -18.0
 
 
 class Duals(nn.Module):
-    """softplus(raw) + 1e-8 of each.
+    """softplus(raw) + 1e-8 of each that is learnt; the others stay where they are.
 
     Args:
-        initial: where each starts, by name, with the number of dimensions that it has.
+        fixed: numbers that are not learnt, by name.
+        initial: where each of those that are starts, by name, with the number of dimensions that it has.
     """
 
-    def __init__(self, **initial: tuple[float, int]) -> None:
+    def __init__(self, fixed: Mapping[str, float] | None = None, **initial: tuple[float, int]) -> None:
         super().__init__()
         raw = {name: torch.full((size,), _inverse_softplus(value)) for name, (value, size) in initial.items()}
         self.raw = nn.ParameterDict({name: nn.Parameter(tensor) for name, tensor in raw.items()})
+        for name, value in (fixed or {}).items():
+            self.register_buffer(name, torch.tensor([value]))
 
     def forward(self) -> dict[str, Tensor]:
         """The multipliers, one number per dimension."""
-        return {name: functional.softplus(raw) + LEAST for name, raw in self.raw.items()}
+        learnt = {name: functional.softplus(raw) + LEAST for name, raw in self.raw.items()}
+        return learnt | dict(self.named_buffers())
 
     @torch.no_grad()
     def clamp_(self) -> None:

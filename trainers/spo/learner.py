@@ -219,8 +219,6 @@ class Spo:
 
     @torch.no_grad()
     def _temperature(self) -> Tensor:
-        if not self._config.spo.adaptive_temperature:
-            return torch.tensor(self._config.spo.init_temperature, device=self._device)
         temperature_1: Tensor = self._duals()["temperature"]
         return temperature_1.squeeze(0)
 
@@ -264,10 +262,10 @@ def _executed(step: GradientStep, execution: Execution, device: torch.device) ->
 
 def _make_duals(config: SpoConfig, action_shape: tuple[int, ...]) -> Duals:
     spo = config.spo
-    temperature = (spo.init_temperature, 1)
+    is_learnt = spo.adaptive_temperature
+    learnt = {"temperature": (spo.init_temperature, 1)} if is_learnt else {}
+    fixed = {} if is_learnt else {"temperature": spo.init_temperature}
     if action_shape == ():
-        return Duals(temperature=temperature, alpha=(spo.init_alpha, 1))
+        return Duals(fixed, **learnt, alpha=(spo.init_alpha, 1))
     size = action_shape[0] if spo.per_dim_constraining else 1
-    return Duals(
-        temperature=temperature, alpha_mean=(spo.init_alpha_mean, size), alpha_stddev=(spo.init_alpha_stddev, size)
-    )
+    return Duals(fixed, **learnt, alpha_mean=(spo.init_alpha_mean, size), alpha_stddev=(spo.init_alpha_stddev, size))

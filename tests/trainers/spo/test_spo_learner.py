@@ -200,10 +200,15 @@ def test_targets_of_a_whole_rollout_are_the_same_in_both_kinds_of_minibatch() ->
     torch.testing.assert_close(batch.value_target[valid], cached[valid])
 
 
-def test_fixed_temperature_stays() -> None:
-    parts = Parts(spo={"adaptive_temperature": False, "init_temperature": 0.7})
-    parts.update(2)
-    assert float(parts.spo._temperature()) == pytest.approx(0.7)
+@pytest.mark.parametrize("task", ["CartPole-v1", "Pendulum-v1"])
+def test_fixed_temperature_stays_and_is_what_is_reported(task: str) -> None:
+    parts = Parts(task, spo={"adaptive_temperature": False, "init_temperature": 0.7})
+    parts.update()
+    first = parts.update()
+    assert first["temperature"] == parts.update()["temperature"] == pytest.approx(0.7, abs=1e-7)
+    assert float(parts.spo._temperature()) == pytest.approx(0.7, abs=1e-7)
+    assert first["kl_e_step"] > 0
+    assert parts.update()["alpha"] != first["alpha"]
 
 
 def test_rates_fall_to_zero_where_they_are_annealed() -> None:
@@ -285,9 +290,10 @@ def test_task_without_a_simulator_is_refused() -> None:
         Parts("LunarLander-v3")
 
 
+@pytest.mark.parametrize("adaptive", [True, False])
 @pytest.mark.parametrize("task", ["CartPole-v1", "Pendulum-v1"])
-def test_step_as_a_function_moves_everything_as_the_step_by_autograd_does(task: str) -> None:
-    one, other = Parts(task), Parts(task)
+def test_step_as_a_function_moves_everything_as_the_step_by_autograd_does(task: str, adaptive: bool) -> None:
+    one, other = (Parts(task, spo={"adaptive_temperature": adaptive}) for _ in range(2))
     for parts in (one, other):
         collect(parts.spo, parts.env, parts.storage, parts.episodes)
     batches = [list(parts.spo._batches.draw(parts.spo._keep(parts.storage))) for parts in (one, other)]

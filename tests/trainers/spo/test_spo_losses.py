@@ -281,3 +281,12 @@ def test_multipliers_stay_positive_and_can_still_be_learnt() -> None:
     assert 0 < float(duals()["alpha"].detach()) < 1e-6
     (gradient,) = torch.autograd.grad(duals()["alpha"].sum(), duals.raw["alpha"])
     assert float(gradient) > 0
+
+
+def test_fixed_multiplier_is_itself_and_no_parameter() -> None:
+    duals = Duals({"temperature": 0.1}, alpha=(1.0, 1))
+    assert duals()["temperature"].tolist() == torch.tensor([0.1]).tolist()
+    assert [name for name, _ in duals.named_parameters()] == ["raw.alpha"]
+    other = Duals({"temperature": 7.0}, alpha=(3.0, 1))
+    other.load_state_dict(duals.state_dict())
+    assert other()["temperature"].tolist() == duals()["temperature"].tolist()
