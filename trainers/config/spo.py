@@ -71,6 +71,18 @@ class SpoEvaluationConfig(EvaluationConfig):
     num_envs: int = _with_default(EvaluationConfig, "num_envs", 16)
 
 
+Correction = Literal["readout", "resampler", "terminals", "lineage", "baseline"]
+"""How the search differs from EdanToledo/Stoix, systems/spo; taking one back reproduces what it does.
+
+readout: the target keeps its weights; there, particles resampled at the last depth are equal.
+resampler: systematic; there, multinomial.
+terminals: the step that ends a particle's future counts like any other; there, its advantage is lost from depth 1 on.
+lineage: actions are drawn for the states that resampling has kept, and the advantages for the temperature stop at
+    the first resampling; there, actions belong to the states before, and advantages go on in mixed lineages.
+baseline: a step's advantage is measured from V(s); there, from V(s) times the search's discount, after the first.
+"""
+
+
 class SearchConfig(Section):
     """The search that improves the policy at every step (SPO's E-step)."""
 
@@ -132,7 +144,7 @@ class SearchConfig(Section):
         le=1000,
         description="Of the Dirichlet noise over choices. Lower: all of it on few choices. Usual: 0.1 to 1.",
     )
-    reference: tuple[Literal["readout", "resampler", "terminals", "lineage", "baseline"], ...] = Field(
+    reference: tuple[Correction, ...] = Field(
         default=(),
         description="Take corrections of the reference implementation back, to compare; see docs/spo.md.",
     )

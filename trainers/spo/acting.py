@@ -170,7 +170,8 @@ class DeterministicPolicy:
         self, network: ActorCritic, plan: SearchPlan, temperature: Tensor, seed: int, device: torch.device
     ) -> None:
         self._network, self._temperature, self._device = network, temperature.clone(), device
-        self._plan = replace(plan, settings=replace(plan.settings, root_noise_fraction=0.0))
+        quiet = plan.settings.model_copy(update={"root_noise_fraction": 0.0})
+        self._plan = replace(plan, settings=quiet)
         self._generator = torch.Generator(device).manual_seed(seed)
         self._noise: SearchNoise | None = None
 

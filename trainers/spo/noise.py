@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from trainers.config import SearchConfig
 from trainers.spo.policies import SearchPolicy
-from trainers.spo.settings import SearchSettings
 
 __all__ = ["SearchNoise"]
 
@@ -37,7 +37,7 @@ class SearchNoise(NamedTuple):
         cls,
         num_envs: int,
         policy: SearchPolicy,
-        settings: SearchSettings,
+        settings: SearchConfig,
         num_model_noise: int,
         device: torch.device,
         leading: Sequence[int] = (),
@@ -49,7 +49,7 @@ class SearchNoise(NamedTuple):
         shapes = (
             (*particles, policy.num_noise),
             (*particles, num_model_noise),
-            (settings.search_depth, num_envs, num_particles if "resampler" in settings.taken_back else 1),
+            (settings.search_depth, num_envs, num_particles if "resampler" in settings.reference else 1),
             (num_envs, *root),
             (num_envs, 1),
         )

@@ -4,7 +4,7 @@ Each particle is a possible future, drawn from the policy and played in the simu
 advantage that it has found. Resampling drops poor particles and doubles good ones, whole: state, root action and all.
 Shapes: H depth, N environments, K particles, M futures, R = N * K rows, P parameters of a policy.
 Source: Macfarlane et al. 2024, SPO: Sequential Monte Carlo Policy Optimisation, section 4.1; `Correction` in
-settings.py says where the reference implementation deviates.
+config/spo.py says where the reference implementation deviates.
 """
 
 import math
@@ -13,11 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from trainers.config import SearchConfig
 from trainers.simulators import Simulator, State
 from trainers.spo.futures import Futures, Network, advance
 from trainers.spo.noise import SearchNoise
 from trainers.spo.policies import SearchPolicy
-from trainers.spo.settings import SearchSettings
 from trainers.spo.weights import effective_sample_size, entropy, normalize, resample, systematic
 
 __all__ = ["Depth", "SearchResult", "search"]
@@ -56,7 +56,7 @@ def search(
     network: Network,
     policy: SearchPolicy,
     simulator: Simulator,
-    settings: SearchSettings,
+    settings: SearchConfig,
     temperature: Tensor,
     root: State,
     root_obs_NO: Tensor,
@@ -83,7 +83,7 @@ def search(
     """
     num_envs, num_particles = len(root_obs_NO), settings.num_particles
     gamma, decay = settings.search_gamma, settings.search_gamma * settings.search_gae_lambda
-    taken_back = settings.taken_back
+    taken_back = settings.reference
 
     params_NP = policy.params(network.policy(root_obs_NO))
     value_N = network.value(root_obs_NO).float()
@@ -133,13 +133,13 @@ def search(
     )
 
 
-def _is_resampling_due(settings: SearchSettings, t: int, weight_NK: Tensor) -> Tensor | None:
+def _is_resampling_due(settings: SearchConfig, t: int, weight_NK: Tensor) -> Tensor | None:
     """Which environments resample after depth t, bool [N, 1]; None where it is known beforehand that none does.
 
     After the last depth it would only blur the weights, which are the target.
     """
     is_last = t == settings.search_depth - 1
-    if settings.resampling == "none" or (is_last and "readout" not in settings.taken_back):
+    if settings.resampling == "none" or (is_last and "readout" not in settings.reference):
         return None
     ess_N1 = effective_sample_size(weight_NK).unsqueeze(1)
     if settings.resampling == "ess":
@@ -147,10 +147,10 @@ def _is_resampling_due(settings: SearchSettings, t: int, weight_NK: Tensor) -> T
     return torch.ones_like(ess_N1, dtype=torch.bool) if (t + 1) % settings.resampling_period == 0 else None
 
 
-def _survivors(settings: SearchSettings, weight_NK: Tensor, is_due_N1: Tensor, noise: Tensor) -> Tensor:
+def _survivors(settings: SearchConfig, weight_NK: Tensor, is_due_N1: Tensor, noise: Tensor) -> Tensor:
     """The row from which each particle goes on: its own, or one drawn by weight; int64 [R]."""
     num_envs, num_particles = weight_NK.shape
-    point_NK = noise if "resampler" in settings.taken_back else systematic(noise, num_particles)
+    point_NK = noise if "resampler" in settings.reference else systematic(noise, num_particles)
     own_K = torch.arange(num_particles, device=weight_NK.device)
     index_NK = torch.where(is_due_N1, resample(weight_NK, point_NK), own_K)
     return (index_NK + num_particles * torch.arange(num_envs, device=weight_NK.device).unsqueeze(1)).flatten()

@@ -14,7 +14,6 @@ from trainers.errors import ConfigError, TaskError
 from trainers.simulators import Simulator, make_simulator
 from trainers.spo.policies import DiscretePolicy, SearchPolicy, SquashedGaussianPolicy
 from trainers.spo.search import SearchResult, search
-from trainers.spo.settings import SearchSettings
 from trainers.spo.tree import num_nodes, search_tree
 
 __all__ = ["SearchPlan", "plan_search"]
@@ -32,7 +31,7 @@ class SearchPlan:
     Attributes:
         policy: the family of the actor's distributions.
         simulator: the environments' model.
-        settings: the search's sizes and rules.
+        settings: sizes and rules.
         search: `search` or `search_tree`.
         num_atoms: K, root actions in a result.
         num_futures: M.
@@ -40,7 +39,7 @@ class SearchPlan:
 
     policy: SearchPolicy
     simulator: Simulator
-    settings: SearchSettings
+    settings: SearchConfig
     search: Callable[..., SearchResult]
     num_atoms: int
     num_futures: int
@@ -60,22 +59,10 @@ def plan_search(
     envpool_config = task_config(spec.task, environment.options, limit)
     simulator = make_simulator(spec.task, spec.obs, envpool_config, device, limit, environment.reward_scale)
     policy = _make_policy(spec, device)
-    settings = SearchSettings(
-        num_particles=config.num_particles,
-        search_depth=config.search_depth,
-        resampling=config.resampling,
-        resampling_period=config.resampling_period,
-        ess_threshold=config.ess_threshold,
-        search_gamma=config.search_gamma,
-        search_gae_lambda=config.search_gae_lambda,
-        root_noise_fraction=config.root_noise_fraction,
-        root_noise_concentration=config.root_noise_concentration,
-        taken_back=frozenset(config.reference),
-    )
     if isinstance(policy, DiscretePolicy) and _takes_tree(spec, config, policy, simulator):
         num_actions = policy.num_outputs
-        return SearchPlan(policy, simulator, settings, search_tree, num_actions, num_actions**config.search_depth)
-    return SearchPlan(policy, simulator, settings, search, config.num_particles, config.num_particles)
+        return SearchPlan(policy, simulator, config, search_tree, num_actions, num_actions**config.search_depth)
+    return SearchPlan(policy, simulator, config, search, config.num_particles, config.num_particles)
 
 
 def _make_policy(spec: EnvSpec, device: torch.device) -> SearchPolicy:

@@ -8,13 +8,13 @@ Shapes: H depth, N environments, A actions, M = A^H futures, R rows of one level
 import torch
 from torch import Tensor
 
+from trainers.config import SearchConfig
 from trainers.distributions import ILLEGAL
 from trainers.simulators import Simulator, State
 from trainers.spo.futures import Futures, Network, advance
 from trainers.spo.noise import SearchNoise
 from trainers.spo.policies import DiscretePolicy
 from trainers.spo.search import Depth, SearchResult
-from trainers.spo.settings import SearchSettings
 from trainers.spo.weights import entropy
 
 __all__ = ["num_nodes", "search_tree"]
@@ -29,7 +29,7 @@ def search_tree(
     network: Network,
     policy: DiscretePolicy,
     simulator: Simulator,
-    settings: SearchSettings,
+    settings: SearchConfig,
     temperature: Tensor,
     root: State,
     root_obs_NO: Tensor,

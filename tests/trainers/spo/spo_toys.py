@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainers.config import SearchConfig
 from trainers.simulators import Outcome, Simulator, State
 from trainers.simulators.observed import ObservedModel
 from trainers.spo.noise import SearchNoise
 from trainers.spo.policies import DiscretePolicy, SearchPolicy
 from trainers.spo.search import SearchResult, search
-from trainers.spo.settings import SearchSettings
 
 CPU = torch.device("cpu")
 
@@ -79,7 +79,7 @@ class World:
     def root(self) -> State:
         return self.simulator.restore(self.root_obs, torch.full((self.num_envs,), self.elapsed, dtype=torch.int32))
 
-    def search(self, settings: SearchSettings, temperature: float = 0.7, seed: int = 3, **changes: Any) -> SearchResult:
+    def search(self, settings: SearchConfig, temperature: float = 0.7, seed: int = 3, **changes: Any) -> SearchResult:
         noise = changes.pop("noise", None) or draw(self.policy, settings, self.num_envs, seed)
         function = changes.pop("function", search)
         return function(
@@ -94,12 +94,17 @@ class World:
         )
 
 
-def draw(policy: SearchPolicy, settings: SearchSettings, num_envs: int, seed: int, model_noise: int = 0) -> SearchNoise:
+def rules(**changes: Any) -> SearchConfig:
+    """Resampling at every fourth step, unless it is said otherwise."""
+    return SearchConfig.model_validate({"resampling": "period", **changes})
+
+
+def draw(policy: SearchPolicy, settings: SearchConfig, num_envs: int, seed: int, model_noise: int = 0) -> SearchNoise:
     noise = SearchNoise.allocate(num_envs, policy, settings, model_noise, CPU)
     return noise.draw_(policy, settings.root_noise_concentration, torch.Generator().manual_seed(seed))
 
 
-def search_slowly(world: World, settings: SearchSettings, temperature: float, noise: SearchNoise) -> dict[str, Any]:
+def search_slowly(world: World, settings: SearchConfig, temperature: float, noise: SearchNoise) -> dict[str, Any]:
     """The specification, one particle after the other, in float64."""
     shape = (world.num_envs, settings.num_particles)
     result = {"action": np.zeros(shape, int), "weight": np.zeros(shape), "advantage": np.zeros(shape)}
@@ -110,7 +115,7 @@ def search_slowly(world: World, settings: SearchSettings, temperature: float, no
     return result
 
 
-def _one_env(world: World, settings: SearchSettings, temperature: float, noise: SearchNoise, n: int) -> Any:
+def _one_env(world: World, settings: SearchConfig, temperature: float, noise: SearchNoise, n: int) -> Any:
     num_particles, gamma = settings.num_particles, settings.search_gamma
     decay = gamma * settings.search_gae_lambda
     state = [int(world.root_obs[n, 0])] * num_particles
@@ -150,7 +155,7 @@ def _one_env(world: World, settings: SearchSettings, temperature: float, noise: 
     return root_action, weight, advantage
 
 
-def _is_due(settings: SearchSettings, t: int, weight: Any) -> bool:
+def _is_due(settings: SearchConfig, t: int, weight: Any) -> bool:
     if settings.resampling == "period":
         return (t + 1) % settings.resampling_period == 0
     if settings.resampling == "ess":
@@ -173,7 +178,7 @@ def _softmax(x: Any) -> Any:
     return e / e.sum()
 
 
-def enumerate_slowly(world: World, settings: SearchSettings, temperature: float, n: int) -> Any:
+def enumerate_slowly(world: World, settings: SearchConfig, temperature: float, n: int) -> Any:
     """q(a) of one environment from every action sequence there is, in float64."""
     total = np.zeros(world.num_actions)
     futures = []

@@ -1,4 +1,3 @@
-import dataclasses
 import math
 from typing import Any
 
@@ -8,14 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from spo_toys import TableModel, TableNetwork, World, draw, search_slowly
+from spo_toys import TableModel, TableNetwork, World, draw, rules, search_slowly
 
+from trainers.config import SearchConfig
 from trainers.distributions import mask_logits
 from trainers.simulators import Outcome
 from trainers.simulators.observed import ObservedModel
 from trainers.spo.noise import SearchNoise
 from trainers.spo.search import search
-from trainers.spo.settings import SearchSettings
 
 RESAMPLING = [("none", 1), ("period", 1), ("period", 2), ("period", 3), ("ess", 1)]
 
@@ -26,7 +25,7 @@ RESAMPLING = [("none", 1), ("period", 1), ("period", 2), ("period", 3), ("ess", 
 def test_search_is_the_specification_read_out_loud(
     resampling: Any, period: int, gamma: float, lam: float, limit: int | None
 ) -> None:
-    settings = SearchSettings(
+    settings = rules(
         num_particles=8,
         search_depth=6,
         resampling=resampling,
@@ -46,12 +45,12 @@ def test_search_is_the_specification_read_out_loud(
 
 
 @hypothesis_settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10**6), st.floats(0.0, 1.0), st.integers(1, 7))
+@given(st.integers(0, 10**6), st.floats(0.0, 1.0, exclude_min=True), st.integers(1, 7))
 def test_log_weights_telescope_to_the_bootstrapped_return_less_the_value_of_the_root(
     seed: int, gamma: float, depth: int
 ) -> None:
     world = World(seed=seed, end_probability=0.3)
-    settings = SearchSettings(num_particles=6, search_depth=depth, resampling="none", search_gamma=gamma)
+    settings = rules(num_particles=6, search_depth=depth, resampling="none", search_gamma=gamma)
     noise = draw(world.policy, settings, world.num_envs, seed)
     result = world.search(settings, temperature=1.0, noise=noise)
     expected = np.array([
@@ -62,7 +61,7 @@ def test_log_weights_telescope_to_the_bootstrapped_return_less_the_value_of_the_
     np.testing.assert_allclose(result.advantage, expected, atol=1e-4)
 
 
-def telescoped(world: World, settings: SearchSettings, noise: SearchNoise, n: int, i: int) -> float:
+def telescoped(world: World, settings: SearchConfig, noise: SearchNoise, n: int, i: int) -> float:
     """sum gamma^t r_t + gamma^tau (1 - terminated) V(s_tau) - V(s_0)."""
     state, total = int(world.root_obs[n, 0]), -float(world.network.values[int(world.root_obs[n, 0])])
     for t in range(settings.search_depth):
@@ -78,8 +77,7 @@ def telescoped(world: World, settings: SearchSettings, noise: SearchNoise, n: in
 def test_looking_further_changes_nothing_once_all_are_dead() -> None:
     world = World(end_probability=1.0)
     short, long = (
-        world.search(SearchSettings(search_depth=depth, resampling="none"), noise=draw_alike(world, depth))
-        for depth in (1, 6)
+        world.search(rules(search_depth=depth, resampling="none"), noise=draw_alike(world, depth)) for depth in (1, 6)
     )
     for a, b in zip(short[:5], long[:5], strict=True):
         assert torch.equal(a, b)
@@ -87,7 +85,7 @@ def test_looking_further_changes_nothing_once_all_are_dead() -> None:
 
 
 def draw_alike(world: World, depth: int) -> SearchNoise:
-    noise = draw(world.policy, SearchSettings(search_depth=6), world.num_envs, 0)
+    noise = draw(world.policy, rules(search_depth=6), world.num_envs, 0)
     return noise._replace(**{name: getattr(noise, name)[:depth] for name in ("action", "model", "resample")})
 
 
@@ -106,7 +104,7 @@ def test_critic_of_a_terminal_state_is_never_heard(poison: float) -> None:
         network = TableNetwork(torch.zeros(3, 2), torch.tensor([0.3, -0.2, at_the_end]))
         world = World(num_states=3, num_actions=2, model=TwoWays(), network=network)
         world.root_obs = torch.zeros(5, 1)
-        settings = SearchSettings(search_depth=5, resampling="ess", ess_threshold=0.9)
+        settings = rules(search_depth=5, resampling="ess", ess_threshold=0.9)
         return world.search(settings)
 
     clean, poisoned = look(0.0), look(poison)
@@ -118,7 +116,7 @@ def test_critic_of_a_terminal_state_is_never_heard(poison: float) -> None:
 def test_truncated_future_is_bootstrapped_with_the_critic() -> None:
     network = TableNetwork(torch.zeros(40, 3), torch.zeros(40))
     world = World(end_probability=0.0, limit=2, network=network)
-    settings = SearchSettings(search_depth=4, resampling="none")
+    settings = rules(search_depth=4, resampling="none")
     before = world.search(settings)
     network.values = torch.full((40,), 5.0)  # the root's value is subtracted, the last one's added
     after = world.search(settings)
@@ -148,24 +146,24 @@ class Determined:
 
 
 @pytest.mark.parametrize(("resampling", "period"), RESAMPLING[1:])
-@pytest.mark.parametrize("resampler", [frozenset(), frozenset({"resampler"})])
+@pytest.mark.parametrize("reference", [(), ("resampler",)])
 def test_state_root_action_and_last_action_keep_one_ancestor(
-    resampling: Any, period: int, resampler: frozenset[Any]
+    resampling: Any, period: int, reference: tuple[Any, ...]
 ) -> None:
-    settings = SearchSettings(
+    settings = rules(
         num_particles=16, search_depth=5, resampling=resampling, resampling_period=period, ess_threshold=0.99,
-        taken_back=resampler,
+        reference=reference,
     )  # fmt: skip
     assert mismatches(settings) == (0, 0)
 
 
 def test_reference_draws_actions_for_states_that_are_gone() -> None:
-    settings = SearchSettings(search_depth=5, resampling_period=1, taken_back=frozenset({"lineage"}))
+    settings = rules(search_depth=5, resampling_period=1, reference=("lineage",))
     mixed_up, _ = mismatches(settings)
     assert mixed_up > 0
 
 
-def mismatches(settings: SearchSettings) -> tuple[int, int]:
+def mismatches(settings: SearchConfig) -> tuple[int, int]:
     """Particles whose action was not that of their state; and whose root action is not that of their state."""
     taken: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -192,7 +190,7 @@ def test_no_advantage_anywhere_leaves_the_policy_as_it_is(resampling: Any) -> No
     values = torch.randn(40, generator=torch.Generator().manual_seed(0))
     model.reward = values.unsqueeze(1) - gamma * values[model.following]
     world = World(model=model, network=TableNetwork(torch.randn(40, 3), values))
-    settings = SearchSettings(resampling=resampling, resampling_period=2, search_gamma=gamma)
+    settings = rules(resampling=resampling, resampling_period=2, search_gamma=gamma)
     result = world.search(settings, temperature=1.0)
     torch.testing.assert_close(result.weight, torch.full_like(result.weight, 1 / 16), atol=1e-6, rtol=0)
     torch.testing.assert_close(result.advantage, torch.zeros_like(result.advantage), atol=2e-6, rtol=0)
@@ -200,7 +198,7 @@ def test_no_advantage_anywhere_leaves_the_policy_as_it_is(resampling: Any) -> No
 
 def test_weights_follow_the_particles_when_these_change_places() -> None:
     world = World()
-    settings = SearchSettings(search_depth=4, resampling="none")
+    settings = rules(search_depth=4, resampling="none")
     noise = draw(world.policy, settings, world.num_envs, 0)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
     moved = noise._replace(action=noise.action[:, :, order])
@@ -226,7 +224,7 @@ def bandit_q(num_particles: int, num_envs: int, seed: int = 0) -> tuple[torch.Te
     logits = torch.tensor([[0.5, 0.2, 0.0, -0.7]])
     network = TableNetwork(logits, torch.zeros(1))
     world = World(num_states=1, num_actions=4, num_envs=num_envs, model=Bandit(), network=network)
-    settings = SearchSettings(num_particles=num_particles, search_depth=1)
+    settings = rules(num_particles=num_particles, search_depth=1)
     result = world.search(settings, temperature=0.5, seed=seed)
     exact = (logits[0] + Bandit.REWARD / 0.5).softmax(-1)
     return world.policy.masses(result.action, result.weight), exact
@@ -261,7 +259,7 @@ def chain_choices(num_particles: int, depth: int, *, knows_values: bool) -> floa
         num_states=7, num_actions=2, num_envs=400, model=Chain(), network=TableNetwork(torch.zeros(7, 2), values)
     )
     world.root_obs = torch.full((400, 1), 3.0)
-    settings = SearchSettings(num_particles=num_particles, search_depth=depth, search_gamma=0.9)
+    settings = rules(num_particles=num_particles, search_depth=depth, search_gamma=0.9)
     result = world.search(settings, temperature=0.05)
     return float((world.policy.best(result.action, result.weight) == 1).float().mean())
 
@@ -294,7 +292,7 @@ def test_illegal_actions_are_never_drawn_and_get_nothing() -> None:
 
     world = World(num_states=1, num_actions=4, num_envs=3, model=Masked(), network=Flat())
     world.root_obs = torch.tensor([[1.0, 0, 1, 0], [0, 0, 0, 1], [1, 1, 1, 0]])
-    settings = SearchSettings(resampling="ess", root_noise_fraction=0.5, root_noise_concentration=0.3)
+    settings = rules(resampling="ess", root_noise_fraction=0.5, root_noise_concentration=0.3)
     result = world.search(settings)
     q = world.policy.masses(result.action, result.weight)
     assert (q[world.root_obs == 0] == 0).all()
@@ -308,25 +306,25 @@ def test_where_nothing_is_legal_the_search_stays_finite() -> None:
     world.model.step = lambda state, action, noise: Outcome(  # type: ignore[method-assign]
         state, torch.zeros(len(state)), torch.ones(len(state), dtype=torch.bool)
     )
-    result = world.search(SearchSettings())
+    result = world.search(rules())
     assert torch.isfinite(result.weight).all()
 
 
 def test_root_noise_lets_the_root_try_what_the_policy_would_not() -> None:
     network = TableNetwork(torch.tensor([[30.0, 0.0, 0.0]]).expand(40, 3), torch.zeros(40))
     world = World(network=network, num_envs=200)
-    quiet = world.search(SearchSettings())
-    noisy = world.search(SearchSettings(root_noise_fraction=0.5))
+    quiet = world.search(rules())
+    noisy = world.search(rules(root_noise_fraction=0.5))
     assert (quiet.action == 0).all()
     assert 0.2 < float((noisy.action > 0).float().mean()) < 0.45
 
 
 @pytest.mark.parametrize("correction", ["readout", "resampler", "terminals", "lineage", "baseline"])
 def test_each_correction_can_be_taken_back_and_makes_a_difference(correction: Any) -> None:
-    settings = SearchSettings(search_depth=4, resampling_period=2, search_gamma=0.9)
+    settings = rules(search_depth=4, resampling_period=2, search_gamma=0.9)
     world = World(end_probability=0.3)
-    back = dataclasses.replace(settings, taken_back=frozenset({correction}))
-    noise = draw(world.policy, dataclasses.replace(back, taken_back=frozenset()), world.num_envs, 0)
+    back = settings.model_copy(update={"reference": (correction,)})
+    noise = draw(world.policy, settings, world.num_envs, 0)
     if correction == "resampler":
         noise_back = draw(world.policy, back, world.num_envs, 0)._replace(action=noise.action)
     else:
@@ -350,14 +348,14 @@ def test_reference_loses_the_advantage_of_an_end_from_depth_1_on() -> None:
 
     world = World(num_states=9, num_envs=1, model=EndsAt(), network=TableNetwork(torch.zeros(9, 3), torch.zeros(9)))
     world.root_obs = torch.zeros(1, 1)
-    ours = world.search(SearchSettings())
-    theirs = world.search(SearchSettings(taken_back=frozenset({"terminals"})))
+    ours = world.search(rules())
+    theirs = world.search(rules(reference=("terminals",)))
     assert ours.advantage.unique().tolist() == [-10.0]
     assert theirs.advantage.unique().tolist() == [0.0]
 
 
 def test_statistics_of_each_depth_are_plausible() -> None:
-    result = World().search(SearchSettings(search_depth=4, resampling_period=2))
+    result = World().search(rules(search_depth=4, resampling_period=2))
     assert [float(depth.resample_rate.mean()) for depth in result.depths] == [0.0, 1.0, 0.0, 0.0]
     alive = [float(depth.alive_fraction.mean()) for depth in result.depths]
     assert sorted(alive, reverse=True) == alive
@@ -368,7 +366,7 @@ def test_statistics_of_each_depth_are_plausible() -> None:
 
 def test_compiled_search_gives_what_the_plain_one_gives() -> None:
     world = World()
-    settings = SearchSettings(num_particles=4, search_depth=2, resampling="period", resampling_period=1)
+    settings = rules(num_particles=4, search_depth=2, resampling="period", resampling_period=1)
     noise = draw(world.policy, settings, world.num_envs, 0)
     compiled = torch.compile(search, fullgraph=True, dynamic=False, backend="aot_eager")
     plain = world.search(settings, noise=noise)
@@ -382,7 +380,7 @@ def test_search_never_waits_for_the_device() -> None:
     for name in ("following", "reward", "ends"):
         setattr(world.model, name, getattr(world.model, name).to("meta"))
     network = TableNetwork(torch.zeros(4, 3, device="meta"), torch.zeros(4, device="meta"))
-    settings = SearchSettings(resampling="ess", root_noise_fraction=0.2)
+    settings = rules(resampling="ess", root_noise_fraction=0.2)
     noise = SearchNoise(*[part.to("meta") for part in draw(world.policy, settings, 5, 0)])
     obs = world.root_obs.to("meta")
     root = world.simulator.restore(obs, torch.zeros(5, dtype=torch.int32, device="meta"))
@@ -393,7 +391,7 @@ def test_search_never_waits_for_the_device() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_captured_graph_equals_the_eager_search_bit_for_bit() -> None:
-    world, settings = World(), SearchSettings(resampling="ess")
+    world, settings = World(), rules(resampling="ess")
     for name in ("following", "reward", "ends"):
         setattr(world.model, name, getattr(world.model, name).cuda())
     network = TableNetwork(world.network.logits.cuda(), world.network.values.cuda())

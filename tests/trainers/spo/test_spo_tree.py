@@ -1,16 +1,14 @@
-import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
-from spo_toys import World, draw, enumerate_slowly
+from spo_toys import World, draw, enumerate_slowly, rules
 
 from trainers.distributions import mask_logits
 from trainers.simulators import Outcome
 from trainers.simulators.observed import ObservedModel
 from trainers.spo.search import search
-from trainers.spo.settings import SearchSettings
 from trainers.spo.tree import num_nodes, search_tree
 
 
@@ -18,7 +16,7 @@ from trainers.spo.tree import num_nodes, search_tree
 def test_tree_is_the_sum_over_all_action_sequences(depth: int, gamma: float) -> None:
     for seed in range(3):
         world = World(seed=seed)
-        settings = SearchSettings(search_depth=depth, search_gamma=gamma)
+        settings = rules(search_depth=depth, search_gamma=gamma)
         result = world.search(settings, function=search_tree)
         expected = np.stack([enumerate_slowly(world, settings, 0.7, n) for n in range(world.num_envs)])
         np.testing.assert_allclose(result.weight, expected, atol=1e-5)
@@ -29,7 +27,7 @@ def test_tree_is_the_sum_over_all_action_sequences(depth: int, gamma: float) -> 
 
 def test_particles_tend_to_the_tree_as_they_grow_in_number() -> None:
     world = World(num_envs=3)
-    settings = SearchSettings(num_particles=20_000, search_depth=3, resampling="none")
+    settings = rules(num_particles=20_000, search_depth=3, resampling="none")
     drawn, exact = world.search(settings), world.search(settings, function=search_tree)
     torch.testing.assert_close(world.policy.masses(drawn.action, drawn.weight), exact.weight, atol=0.02, rtol=0)
     for sampled, true in zip(drawn.depths, exact.depths, strict=True):
@@ -39,7 +37,7 @@ def test_particles_tend_to_the_tree_as_they_grow_in_number() -> None:
 
 def test_temperature_sees_the_same_distribution_of_advantages_in_both() -> None:
     world = World(num_envs=3)
-    settings = SearchSettings(num_particles=40_000, search_depth=3, resampling="none", search_gae_lambda=0.7)
+    settings = rules(num_particles=40_000, search_depth=3, resampling="none", search_gae_lambda=0.7)
     drawn, exact = world.search(settings), world.search(settings, function=search_tree)
     for result in (drawn, exact):
         assert result.advantage.shape == result.log_prior.shape
@@ -65,7 +63,7 @@ def test_illegal_actions_have_no_part_in_the_tree() -> None:
 
     world = World(num_states=1, num_actions=3, num_envs=2, model=Masked(), network=Flat())
     world.root_obs = torch.tensor([[1.0, 0, 1], [0, 1, 0]])
-    result = world.search(SearchSettings(search_depth=2), function=search_tree)
+    result = world.search(rules(search_depth=2), function=search_tree)
     assert (result.weight[world.root_obs == 0] == 0).all()
     assert torch.isfinite(result.weight).all()
     assert all(torch.isfinite(torch.stack(depth)).all() for depth in result.depths)
@@ -73,11 +71,11 @@ def test_illegal_actions_have_no_part_in_the_tree() -> None:
 
 def test_root_noise_enters_the_tree_as_it_enters_the_particles() -> None:
     world = World(num_envs=2)
-    settings = SearchSettings(num_particles=20_000, search_depth=2, resampling="none", root_noise_fraction=0.6)
+    settings = rules(num_particles=20_000, search_depth=2, resampling="none", root_noise_fraction=0.6)
     noise = draw(world.policy, settings, world.num_envs, 0)
     drawn, exact = (world.search(settings, noise=noise, function=function) for function in (search, search_tree))
     torch.testing.assert_close(world.policy.masses(drawn.action, drawn.weight), exact.weight, atol=0.02, rtol=0)
-    quiet = world.search(dataclasses.replace(settings, root_noise_fraction=0.0), noise=noise, function=search_tree)
+    quiet = world.search(settings.model_copy(update={"root_noise_fraction": 0.0}), noise=noise, function=search_tree)
     assert not torch.allclose(quiet.weight, exact.weight, atol=0.02)
 
 
@@ -86,7 +84,7 @@ def test_nodes_are_counted_below_the_root() -> None:
 
 
 def test_compiled_tree_gives_what_the_plain_one_gives() -> None:
-    world, settings = World(num_envs=2), SearchSettings(search_depth=2)
+    world, settings = World(num_envs=2), rules(search_depth=2)
     compiled = torch.compile(search_tree, fullgraph=True, dynamic=False, backend="aot_eager")
     plain, fast = (world.search(settings, function=function) for function in (search_tree, compiled))
     for a, b in zip(plain[:5], fast[:5], strict=True):
