@@ -25,7 +25,6 @@ from rltelemetry.sinks.mlflow import (
     MlflowSink,
     Spool,
     SpoolFile,
-    default_directory,
 )
 from rltelemetry.system import SystemSampler
 from rltelemetry.types import MetricPoint, Origin
@@ -58,7 +57,7 @@ class MlflowExport:
         self._is_child = origin.is_child
         plan = RunPlan.of(settings, origin, clock.time_ns() // 1_000_000)
         self._file = SpoolFile.new(
-            settings.spool_dir or default_directory(),
+            settings.spools,
             clock.time_ns(),
             SpoolFile(origin.spool) if origin.spool else None,
         )
@@ -123,7 +122,7 @@ class MlflowExport:
         if self._is_child or (not left and not self._file.path.exists()):
             return ""
         folder = self._file.path.parent
-        where = "" if folder == default_directory() else f" {shlex.quote(str(folder))}"
+        where = f" {shlex.quote(str(folder))}" if self._settings.spool_dir else ""
         return f"what is kept lies in {self._file.path}; send it with: rltelemetry sync{where}"
 
     async def _recover(self) -> None:

@@ -5,14 +5,14 @@ as long as that process lives.
 """
 
 import contextlib
-import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rltelemetry.errors import ServerError
+from rltelemetry.errors import ServerError, SettingsError
 from rltelemetry.locks import locked
+from rltelemetry.places import state_directory
 from rltelemetry.processes import start_mark
 
 __all__ = ["Claim", "claimed_port"]
@@ -43,12 +43,12 @@ def claimed_port(host: str, first: int, last: int) -> Iterator[Claim]:
     Raises:
         ServerError: none is free.
     """
-    folder = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "rltelemetry" / "ports"
     with contextlib.ExitStack() as stack:
         try:
+            folder = state_directory() / "ports"
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(folder))
-        except (OSError, ServerError):
+        except (OSError, ServerError, SettingsError):
             yield Claim(_free_port(host, first, last, None), None)
             return
         port = _free_port(host, first, last, folder)

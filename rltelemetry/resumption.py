@@ -9,7 +9,6 @@ import asyncio
 from rltelemetry.settings import Settings
 from rltelemetry.sinks.mlflow import MlflowClient, make_loop, read_run
 from rltelemetry.sinks.mlflow.history import last_steps, spooled_steps
-from rltelemetry.sinks.mlflow.storage import default_directory
 
 __all__ = ["last_steps", "stored_steps"]
 
@@ -28,7 +27,7 @@ def stored_steps(
     Returns:
         The last step of each category (trainer, actor, evaluator, misc, system) that the run has.
     """
-    spooled = spooled_steps(settings.spool_dir or default_directory(), run_id, client_uuid)
+    spooled = spooled_steps(settings.spools, run_id, client_uuid)
     if run_id is None or not settings.metrics:
         return spooled
     loop = make_loop()

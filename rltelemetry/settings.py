@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from rltelemetry.errors import SettingsError
+from rltelemetry.places import state_directory
 
 __all__ = ["ENVIRONMENT", "Resolved", "Settings", "Variable", "resolve"]
 
@@ -112,6 +113,15 @@ class Settings(BaseModel):
         if user and not fields.get("username"):
             clean |= {"username": unquote(user), "password": SecretStr(unquote(password))}
         return clean
+
+    @property
+    def spools(self) -> Path:
+        """The directory in which unsent data waits.
+
+        Raises:
+            SettingsError: none is given, and this user has no usual place.
+        """
+        return self.spool_dir or state_directory()
 
 
 class Variable(NamedTuple):

@@ -17,7 +17,7 @@ from rltelemetry.heir import Heir
 from rltelemetry.notices import Notices
 from rltelemetry.recovery import describe
 from rltelemetry.settings import Resolved, resolve
-from rltelemetry.sinks.mlflow import FOREVER, MlflowClient, SpoolFile, default_directory, make_loop
+from rltelemetry.sinks.mlflow import FOREVER, MlflowClient, SpoolFile, make_loop
 
 __all__ = ["sync"]
 
@@ -66,7 +66,7 @@ class _Sync:
         self._notices = Notices(lambda _level, message: say(message), self._clock)
 
     async def run(self, directory: Path | None) -> bool:
-        folder = directory or self._resolved.settings.spool_dir or default_directory()
+        folder = directory or self._resolved.settings.spools
         num_taken = num_left = 0
         for file in SpoolFile.all_in(folder):
             if file.acquire_abandoned():

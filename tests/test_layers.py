@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 RLTELEMETRY: list[set[str]] = [
     {"errors", "schema", "clock", "endings", "stats", "current_span", "processes", "trace_ids", "fork_gate"},
-    {"types", "locks", "keys", "redact"},
+    {"types", "locks", "keys", "redact", "places"},
     {"ports", "settings", "filtering", "labels", "extract", "values", "notices"},
     {"processors", "provenance", "facts"},
     {"plan"},

@@ -11,7 +11,7 @@ from rltelemetry.doctor.probe import Probe
 from rltelemetry.doctor.spools import check_spools
 from rltelemetry.doctor.timing import ask, check_clock, check_round_trip
 from rltelemetry.settings import Resolved, Settings
-from rltelemetry.sinks.mlflow import MlflowClient, default_directory, make_loop
+from rltelemetry.sinks.mlflow import MlflowClient, make_loop
 
 __all__ = ["Examination"]
 
@@ -58,7 +58,7 @@ class Examination:
         for check in CHECKS:
             if check not in done and check not in OPTIONAL and check != "spools":
                 yield skipped(check, f"not asked, since {problem} failed")
-        yield check_spools(self._settings.spool_dir or default_directory())
+        yield check_spools(self._settings.spools)
 
     async def _on_the_way(self) -> AsyncIterator[Finding]:
         for finding in self._of_settings():

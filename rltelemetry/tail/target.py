@@ -7,7 +7,7 @@ from typing import Final
 
 from rltelemetry.errors import SettingsError
 from rltelemetry.settings import Settings
-from rltelemetry.sinks.mlflow import MlflowClient, SpoolFile, default_directory, read_runs
+from rltelemetry.sinks.mlflow import MlflowClient, SpoolFile, read_runs
 from rltelemetry.tail.board import Board
 from rltelemetry.tail.sources import SpoolSource
 
@@ -46,7 +46,7 @@ async def find_target(wish: str | None, settings: Settings) -> Target:
     Raises:
         SettingsError: there is nothing of the kind.
     """
-    path = Path(wish) if wish else settings.spool_dir or default_directory()
+    path = Path(wish) if wish else settings.spools
     if wish and (found := RUN_ID.search(wish)) and not path.exists():
         uri = wish.partition("/#/")[0] if wish.startswith("http") else settings.tracking_uri
         return _of_run(found[0], uri, settings)
@@ -75,7 +75,7 @@ def _latest(directory: Path) -> SpoolFile | None:
 
 def _of_run(run_id: str, tracking_uri: str, settings: Settings) -> Target:
     """A run, with its spool if it is on this disk."""
-    for file in SpoolFile.all_in(settings.spool_dir or default_directory()):
+    for file in SpoolFile.all_in(settings.spools):
         spool = SpoolSource(file)
         spool.read(Board(""))
         if spool.run_id == run_id:

@@ -18,8 +18,9 @@ from rltelemetry import cli, server
 from rltelemetry.doctor import CHECKS, Examination, Finding, Level
 from rltelemetry.doctor.timing import Asked, check_clock
 from rltelemetry.handoff import CELL
+from rltelemetry.places import state_directory
 from rltelemetry.settings import resolve
-from rltelemetry.sinks.mlflow import Outcome, SpoolFile, Verdict, default_directory
+from rltelemetry.sinks.mlflow import Outcome, SpoolFile, Verdict
 from rltelemetry.testing import Answer, FakeMlflow, MlflowServer, Request, ToxicProxy
 
 Findings = dict[str, Finding]
@@ -362,11 +363,11 @@ def test_what_a_running_process_sends_itself_is_no_warning(
         process.communicate()
     assert finding.level is Level.OK
     assert "go on" in finding.seen
-    assert len(SpoolFile.all_in(default_directory())) == 1
+    assert len(SpoolFile.all_in(state_directory())) == 1
 
 
 def test_damaged_spools_are_named(fake_mlflow: FakeMlflow) -> None:
-    directory = default_directory()
+    directory = state_directory()
     directory.mkdir(parents=True)
     (directory / "20200101-000000-1-aa.spool").write_bytes(b"this is no database, but has some length" * 40)
     (directory / "20200101-000000-1-bb.spool.damaged-0a1b").write_bytes(b"")

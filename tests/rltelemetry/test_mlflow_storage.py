@@ -12,7 +12,6 @@ from rltelemetry.sinks.mlflow.storage import (
     SpoolFile,
     connect_disk,
     connect_memory,
-    default_directory,
     is_network_file_system,
 )
 
@@ -173,14 +172,6 @@ def test_file_that_is_put_aside_is_no_spool_any_more(tmp_path: Path) -> None:
     aside = file.put_aside("damaged")
     assert aside.exists()
     assert SpoolFile.all_in(tmp_path) == []
-
-
-def test_directory_is_that_of_the_state_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", "/state")
-    assert default_directory() == Path("/state/rltelemetry")
-    monkeypatch.delenv("XDG_STATE_HOME")
-    monkeypatch.setenv("HOME", "/someone")
-    assert default_directory() == Path("/someone/.local/state/rltelemetry")
 
 
 def test_memory_has_the_same_tables(tmp_path: Path) -> None:

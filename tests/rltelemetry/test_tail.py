@@ -22,8 +22,9 @@ from rltelemetry import cli
 from rltelemetry.errors import SettingsError
 from rltelemetry.handoff import CELL
 from rltelemetry.labels import Labels
+from rltelemetry.places import state_directory
 from rltelemetry.settings import resolve
-from rltelemetry.sinks.mlflow import SpoolFile, Waiting, default_directory, make_loop
+from rltelemetry.sinks.mlflow import SpoolFile, Waiting, make_loop
 from rltelemetry.tail import Board, Series, Size, Target, Watch, find_target, frame, sparkline
 from rltelemetry.testing import FakeMlflow, MlflowServer
 from rltelemetry.types import MetricPoint
@@ -263,7 +264,7 @@ def test_points_are_seen_as_they_pass_and_the_end_is_noticed(fake_mlflow: FakeMl
 
     with Training(40, pause_s=0.05, tracking_uri=fake_mlflow.uri) as training:
         deadline = time.monotonic() + 30
-        while not SpoolFile.all_in(default_directory()):
+        while not SpoolFile.all_in(state_directory()):
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
@@ -320,13 +321,13 @@ def test_credentials_stay_with_the_server_that_they_are_for(fake_mlflow: FakeMlf
 
 
 def leave_a_spool(uri: str, run_name: str, **fields: Any) -> Path:
-    before = set(SpoolFile.all_in(default_directory()))
+    before = set(SpoolFile.all_in(state_directory()))
     with rltelemetry.configure(
         tracking_uri=uri, run_name=run_name, console="off", system_metrics=False, exit_timeout_s=0.2, **fields
     ):
         structlog.get_logger().info("x", loss=1.0, step=1)
     known = {file.path for file in before}
-    (made,) = [file.path for file in SpoolFile.all_in(default_directory()) if file.path not in known]
+    (made,) = [file.path for file in SpoolFile.all_in(state_directory()) if file.path not in known]
     return made
 
 
@@ -335,7 +336,7 @@ def test_the_spool_that_is_meant_is_found() -> None:
     second = leave_a_spool(dead_uri(), "second", run_id="a" * 32)
     os.utime(first, (1, 1))
     later = SpoolFile(second).written_at_ns
-    for wish, path in {str(first): first, str(default_directory()): second, "a" * 32: second}.items():
+    for wish, path in {str(first): first, str(state_directory()): second, "a" * 32: second}.items():
         target = the_target(wish)
         assert target.spool is not None
         assert target.spool.path == path, wish
@@ -347,7 +348,7 @@ def test_the_spool_that_is_meant_is_found() -> None:
 def test_a_running_process_comes_before_later_spools_of_dead_ones() -> None:
     with Training(1, tracking_uri=dead_uri(), end="os._exit(0)") as training:
         training.wait_until_logged()
-        (running,) = SpoolFile.all_in(default_directory())
+        (running,) = SpoolFile.all_in(state_directory())
         later = leave_a_spool(dead_uri(), "later")
         os.utime(later, (2**31, 2**31))
         target = the_target()

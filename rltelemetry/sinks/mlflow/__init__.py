@@ -22,7 +22,7 @@ from rltelemetry.sinks.mlflow.reader import SpoolReader, Waiting
 from rltelemetry.sinks.mlflow.resolver import make_loop
 from rltelemetry.sinks.mlflow.sink import MlflowSink
 from rltelemetry.sinks.mlflow.spool import Spool
-from rltelemetry.sinks.mlflow.storage import SpoolFile, default_directory
+from rltelemetry.sinks.mlflow.storage import SpoolFile
 
 __all__ = [
     "FOREVER",
@@ -43,7 +43,6 @@ __all__ = [
     "SpoolReader",
     "Verdict",
     "Waiting",
-    "default_directory",
     "make_loop",
     "read_points",
     "read_run",

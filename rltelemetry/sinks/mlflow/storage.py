@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 from rltelemetry.sinks.mlflow.tables import SCHEMA, SCHEMA_VERSION
 
-__all__ = ["Durability", "SpoolFile", "connect_disk", "connect_memory", "default_directory", "is_network_file_system"]
+__all__ = ["Durability", "SpoolFile", "connect_disk", "connect_memory", "is_network_file_system"]
 
 Durability = Literal["normal", "full"]
 
@@ -181,12 +181,6 @@ def connect_memory() -> sqlite3.Connection:
     db = sqlite3.connect(":memory:", check_same_thread=False)
     db.executescript(SCHEMA)
     return db
-
-
-def default_directory() -> Path:
-    """Return `$XDG_STATE_HOME/rltelemetry`, or its place under the home directory."""
-    state = os.environ.get("XDG_STATE_HOME")
-    return (Path(state) if state else Path.home() / ".local" / "state") / "rltelemetry"
 
 
 def is_network_file_system(path: Path, mounts: str | None = None) -> bool:
