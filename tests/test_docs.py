@@ -16,7 +16,7 @@ from rltelemetry.testing import MlflowServer
 pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(400)]
 
 LIMIT_S = 300
-SHOWN_ONLY = {"text", "ssh_config", "yaml"}
+SHOWN_ONLY = {"text", "ssh_config", "sshd_config", "yaml"}
 ELSEWHERE = {"laptop", "host"}
 """Marks of the blocks that `test_tunnel_runbook` runs."""
 

@@ -2,7 +2,7 @@
 
 Keys and configuration are made for the occasion, in a directory of their own; nothing of the user's is read. What
 breaks a tunnel in life can be done to one: the client dies (`close`), the laptop sleeps (`suspend`), the session is
-ended on the host (`end_sessions`), the whole host goes away (`stop`).
+ended on the host (`end_sessions`) or no longer heard of (`suspend_sessions`), the whole host goes away (`stop`).
 """
 
 import contextlib
@@ -59,12 +59,14 @@ class SshServer:
 
     Args:
         directory: where keys, configuration and log go; None makes one and removes it at the end.
+        options: further lines of `sshd_config`.
     """
 
-    def __init__(self, directory: Path | None = None) -> None:
+    def __init__(self, directory: Path | None = None, options: str = "") -> None:
         self._own_directory = None if directory else tempfile.TemporaryDirectory(prefix="sshd-")
         self.directory = directory or Path(self._own_directory.name if self._own_directory else ".")
         self.port = _free_port()
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self._tunnels: list[Tunnel] = []
 
@@ -103,7 +105,9 @@ class SshServer:
         deadline = time.monotonic() + START_S
         while not _is_open(self.port):
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"sshd: got no answer; expected one in {START_S:g} s. Its log: {self._log()}")
+                raise RuntimeError(
+                    f"sshd: got no answer; expected one in {START_S:g} s. Its log: {self.said()[-2000:]}"
+                )
             time.sleep(POLL_S)
 
     def stop(self) -> None:
@@ -116,10 +120,15 @@ class SshServer:
 
     def end_sessions(self, parent: int | None = None) -> None:
         """End the host's side of every session; sshd goes on."""
-        owner = parent or (self._process.pid if self._process else None)
-        for pid in _descendants(owner) if owner else []:  # below pid 0 are all processes of the machine
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        self._signal_sessions(signal.SIGKILL, parent)
+
+    def suspend_sessions(self) -> None:
+        """Freeze the host's side of every session: its ports stay open, and nothing is heard of it any more."""
+        self._signal_sessions(signal.SIGSTOP)
+
+    def said(self) -> str:
+        """Return what sshd has logged."""
+        return (self.directory / "sshd.log").read_text(errors="replace")
 
     def tunnel(self, remote_port: int, local_port: int) -> "Tunnel":
         """Open `ssh -N -R remote_port:localhost:local_port`, and wait until the host listens there."""
@@ -148,18 +157,21 @@ class SshServer:
         if self._own_directory is not None:
             self._own_directory.cleanup()
 
+    def _signal_sessions(self, number: signal.Signals, parent: int | None = None) -> None:
+        owner = parent or (self._process.pid if self._process else None)
+        for pid in _descendants(owner) if owner else []:  # below pid 0 are all processes of the machine
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     def _make_files(self) -> None:
         for name in ("host_key", "user_key"):
             if not (self.directory / name).exists():
                 command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.directory / name)]
                 subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
         config = CONFIG.format(host=HOST, port=self.port, directory=self.directory)
-        (self.directory / "sshd_config").write_text(config)
+        (self.directory / "sshd_config").write_text(f"{config}{self._options}\n")
         host_key = (self.directory / "host_key.pub").read_text()
         self.known_hosts.write_text(f"[{HOST}]:{self.port} {host_key}")
-
-    def _log(self) -> str:
-        return (self.directory / "sshd.log").read_text(errors="replace")[-2000:]
 
 
 class Tunnel:
