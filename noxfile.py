@@ -42,8 +42,10 @@ def install(session: nox.Session, *extras: str, packages: tuple[str, ...] = ()) 
 def train(session: nox.Session) -> None:
     """Train PPO on CartPole-v1 and show it in MLflow; arguments after `--` go to `ppo`."""
     install(session, "trainers", "mlflow")
+    config = Path("configs/ppo.yaml").resolve()
+    session.chdir(session.invoked_from)  # where its user stands: that is where runs, checkpoints and server are kept
     # Ctrl-C reaches the training, too: nox must not kill it while it saves
-    session.run("ppo", "--config", "configs/ppo.yaml", *session.posargs, interrupt_timeout=10.0, terminate_timeout=10.0)
+    session.run("ppo", "--config", str(config), *session.posargs, interrupt_timeout=10.0, terminate_timeout=10.0)
 
 
 @nox.session
