@@ -1,4 +1,4 @@
-"""How far a run had come when its process died, by the spools that were left behind: read, never changed."""
+"""How far a run has come, by its spools: the points that wait there, and the steps of those that have left."""
 
 import contextlib
 import sqlite3
@@ -6,22 +6,35 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from rltelemetry.sinks.mlflow import tables
 from rltelemetry.sinks.mlflow.reader import SpoolReader
 from rltelemetry.sinks.mlflow.storage import SpoolFile
+from rltelemetry.types import MetricPoint
 
-__all__ = ["STEPS_KEY", "last_steps", "spooled_steps"]
+__all__ = ["last_steps", "remember_steps", "spooled_steps"]
 
 STEPS_KEY: Final = "last_steps"
-"""Where a spool remembers the last step of each category, also of points that it has sent."""
+"""Where a spool remembers the last step of each category, of the points that have left it."""
 
 
 def last_steps(points: Iterable[tuple[str, int]]) -> dict[str, int]:
     """Return the last step of each category; a point is its key, such as `trainer/entropy`, and its step."""
-    steps: dict[str, int] = {}
+    by_key: dict[str, int] = {}
     for key, step in points:
+        if step > by_key.get(key, step - 1):
+            by_key[key] = step
+    steps: dict[str, int] = {}
+    for key, step in by_key.items():
         category = key.partition("/")[0]
         steps[category] = max(step, steps.get(category, step))
     return steps
+
+
+def remember_steps(db: sqlite3.Connection, points: Iterable[MetricPoint]) -> None:
+    """Remember the steps of points that leave; in the transaction that takes their rows away."""
+    known = tables.facts(db).get(STEPS_KEY, {})
+    steps = last_steps([*known.items(), *((point.key, point.step) for point in points)])
+    tables.remember(db, STEPS_KEY, steps)
 
 
 def spooled_steps(directory: Path, run_id: str | None, client_uuid: str | None) -> dict[str, int]:

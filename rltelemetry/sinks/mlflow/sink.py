@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from rltelemetry.extract import Reason, extract
 from rltelemetry.notices import Notices
 from rltelemetry.settings import Settings
-from rltelemetry.sinks.mlflow.history import STEPS_KEY, last_steps
 from rltelemetry.sinks.mlflow.ledger import Ledger
 from rltelemetry.sinks.mlflow.spool import Spool
 from rltelemetry.types import MetricPoint, Record
@@ -43,7 +42,6 @@ class MlflowSink:
         self._notices = notices
         self._on_commit = on_commit
         self._pending: list[MetricPoint] = []
-        self._steps: dict[str, int] = {}
 
     def emit(self, record: Record) -> None:
         """Extract a record's points."""
@@ -69,9 +67,6 @@ class MlflowSink:
         points, self._pending = self._pending, []
         if points:
             self._spool.append_points(points)
-            # behind the points: a process that dies in between leaves them as rows, which tell as much
-            self._steps = last_steps([*self._steps.items(), *((point.key, point.step) for point in points)])
-            self._spool.put(STEPS_KEY, self._steps)
         self._spool.maintain()
         if points:
             self._on_commit()

@@ -18,6 +18,7 @@ from rltelemetry.notices import Notices
 from rltelemetry.settings import Settings
 from rltelemetry.sinks.mlflow import tables
 from rltelemetry.sinks.mlflow.database import MEMORY_BYTES, Database
+from rltelemetry.sinks.mlflow.history import remember_steps
 from rltelemetry.sinks.mlflow.ledger import Ledger
 from rltelemetry.sinks.mlflow.rows import MAX_ROW_POINTS, Kind, PointBatch, Row, encode_points
 from rltelemetry.sinks.mlflow.storage import SpoolFile
@@ -136,10 +137,15 @@ class Spool:
 
     def ack_points(self, batch: PointBatch, dead: Sequence[tuple[MetricPoint, str]] = ()) -> None:
         """Let a batch go: the server has its points, but for the dead ones, which it refuses."""
+
+        def settle(db: sqlite3.Connection) -> None:
+            tables.settle(db, batch, dead)
+            remember_steps(db, batch.points)
+
         self._follow_moves()
         if batch.epoch != self._epoch:
             return  # these ids are others' now; the points will be sent again, which is harmless
-        self._db.write(lambda db: tables.settle(db, batch, dead))
+        self._db.write(settle)
         self._bytes -= batch.freed_bytes
         self._ledgers["points"].send(len(batch.points) - len(dead))
         self._ledgers["points"].drop("poison", len(dead))
