@@ -389,6 +389,30 @@ def test_points_leave_after_an_interval_or_when_enough_wait_but_not_twice_a_seco
     assert bench.batches == [1, 50, 50]
 
 
+def test_points_that_come_during_a_request_wait_for_the_next_one() -> None:
+    """A loop that logs all the time would have two requests a second, else, and pay twice."""
+    bench = Bench(flush_interval_s=1.0)
+    send, later = bench.client.log_points, itertools.count(1)
+
+    async def meanwhile(*arguments: Any) -> Any:
+        bench.add(points(1, start=10_000 + next(later)))
+        return await send(*arguments)
+
+    async def scenario() -> None:
+        running = asyncio.create_task(bench.delivery.run())
+        bench.add(points(2500))
+        await bench.pass_time(lambda: len(bench.batches) >= 3, seconds=1.5)
+        bench.client.log_points = meanwhile  # type: ignore[method-assign]
+        bench.add(points(10, start=5000))
+        await bench.pass_time(lambda: False, seconds=4.0)
+        running.cancel()
+
+    bench.do(scenario)
+    assert bench.batches[:4] == [1000, 1000, 500, 10], "what waited before leaves at once"
+    assert 2 <= len(bench.batches[4:]) <= 4
+    assert set(bench.batches[4:]) == {1}
+
+
 def test_jump_of_the_wall_clock_changes_no_cadence() -> None:
     bench = Bench(flush_interval_s=1.0)
 

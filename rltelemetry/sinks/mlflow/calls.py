@@ -46,6 +46,7 @@ class CallStream:
         self.breaker = breaker
         self.patience = patience
         self.interval_s = 0.0
+        self.has_more = True
         self._kind: Literal["call", "artifact"] = kind
         self._spool = spool
         self._client = client

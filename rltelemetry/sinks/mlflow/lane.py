@@ -7,7 +7,7 @@ its stream only, so that refused traces do not hold up metrics. Everything is tr
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from typing import Final, Protocol
 
 from rltelemetry.clock import Clock
@@ -36,11 +36,13 @@ class Stream(Protocol):
         breaker: when it may be tried.
         patience: how long a request may take.
         interval_s: how long it may rest after a turn, unless somebody waits for it.
+        has_more: whether its last request has left something behind that waited with it.
     """
 
     breaker: Breaker
     patience: Patience
     interval_s: float
+    has_more: bool
 
     async def send(self) -> Outcome | None:
         """Send one request's worth; None if there is nothing that can be sent now."""
@@ -103,7 +105,7 @@ class Lane:
             await self._alarm.sleep(max(0.0, self._wakes_at - self._clock.monotonic()))
             if self._clock.monotonic() >= self._due_at():
                 async with self._turn:
-                    await self._send_all(FOREVER, self._rested())
+                    await self._send_some()
 
     async def drain(self, deadline: float, *, is_patient: bool) -> bool:
         """Send until nothing is left; says whether that was reached before `deadline` (monotonic seconds).
@@ -139,7 +141,7 @@ class Lane:
         for breaker in self._breakers():
             breaker.forgive()
         while True:
-            await self._send_all(deadline, self._streams.values())
+            await self._send_all(deadline)
             if self.is_empty or not (self._is_hiccup() or (is_patient and not self._is_held())):
                 return
             pause_s = self._pause_s()
@@ -147,25 +149,41 @@ class Lane:
                 return
             await self._clock.sleep(pause_s)
 
-    async def _send_all(self, deadline: float, streams: Collection[Stream]) -> None:
-        """Send everything that can be sent now: one request of each stream in turn."""
+    async def _send_some(self) -> None:
+        """Send what is due of the lane's own accord; what comes meanwhile waits for the next time."""
+        with self._at_work():
+            streams: Collection[Stream] = self._rested()
+            while streams:
+                streams = [stream for stream in await self._send_in_turn(streams, FOREVER) if stream.has_more]
+
+    async def _send_all(self, deadline: float) -> None:
+        """Send everything that can be sent now."""
+        with self._at_work():
+            while await self._send_in_turn(self._streams.values(), deadline):
+                pass
+
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
         self._flushed_at = self._clock.monotonic()
         if self._spool.points_kept:
             self._batch_at = self._flushed_at
         self.is_sending = True
         try:
-            has_progress = True
-            while has_progress:
-                has_progress = False
-                for stream in streams:
-                    if self._give_way is not None:
-                        await self._give_way()
-                    if self._clock.monotonic() >= deadline or not self._server.is_due():
-                        return
-                    if stream.breaker.is_due():
-                        has_progress = await self._send(stream) or has_progress
+            yield
         finally:
             self.is_sending = False
+
+    async def _send_in_turn(self, streams: Collection[Stream], deadline: float) -> list[Stream]:
+        """Let each stream send once; returns those of which something left, none if it makes no sense to go on."""
+        gone = []
+        for stream in streams:
+            if self._give_way is not None:
+                await self._give_way()
+            if self._clock.monotonic() >= deadline or not self._server.is_due():
+                return []
+            if stream.breaker.is_due() and await self._send(stream):
+                gone.append(stream)
+        return gone
 
     async def _send(self, stream: Stream) -> bool:
         """Let a stream send once; says whether anything left."""

@@ -66,6 +66,7 @@ class PointStream:
         self.breaker = breaker
         self.patience = patience
         self.interval_s = 0.0
+        self.has_more = False
         self._spool = spool
         self._client = client
         self._run = run
@@ -81,6 +82,7 @@ class PointStream:
         if self._run.run_id is None or self._spool.points_kept == 0:
             return None
         batch = self._spool.points(min(self._limit, REPEAT) if self._num_uncertain else self._limit, MAX_BYTES)
+        self.has_more = not batch.is_all
         if not batch.points:
             return None
         outcome = await self._offer(batch.points)

@@ -44,6 +44,7 @@ class PointBatch:
         spent: ids of the rows that these points use up.
         rest: a row that keeps points: its id and how many of it have been taken.
         freed_bytes: the size of the spent rows.
+        is_all: whether nothing is left behind them.
         unreadable: rows on the way whose bytes make no sense any more: their ids, and how many points each held.
     """
 
@@ -52,6 +53,7 @@ class PointBatch:
     spent: list[int] = field(default_factory=list)
     rest: tuple[int, int] | None = None
     freed_bytes: int = 0
+    is_all: bool = False
     unreadable: list[tuple[int, int]] = field(default_factory=list)
 
     @property

@@ -109,6 +109,8 @@ def take_points(db: sqlite3.Connection, epoch: int, limit: int, max_bytes: int) 
                 break
             batch.spent.append(row_id)
             batch.freed_bytes += len(body)
+        else:
+            batch.is_all = True
     return batch
 
 

@@ -58,6 +58,7 @@ class TraceStream:
         self.breaker = breaker
         self.patience = patience
         self.interval_s = INTERVAL_S
+        self.has_more = True
         self._spool = spool
         self._client = client
         self._run = run
