@@ -1,6 +1,7 @@
 """What `--resume` and `--load-model` make of a folder of checkpoints, in this process and without a server."""
 
 import os
+import resource
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,20 @@ def test_damaged_checkpoint_is_told_and_the_one_before_it_taken(
     assert (code, updates(events)) == (0, [3, 4])
     assert "update-00000003.pt (its digest is wrong) cannot be used; update-00000002.pt" in capsys.readouterr().err
     assert (folder / "update-00000003.pt.damaged").exists()
+
+
+def test_full_disk_costs_a_run_new_checkpoints_and_nothing_else(folder: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (newest_good(folder, pytest.fail).path.stat().st_size // 2, hard))
+    try:
+        code, events = run("--no-mlflow", "--resume", str(folder), num_updates=6)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (code, updates(events)) == (0, [4, 5, 6])
+    (warning,) = [text for text in said(events) if "cannot be saved" in text]
+    assert warning.startswith(f"{folder}: the checkpoint of update 4 cannot be saved: File too large.")
+    assert newest(folder).progress["update"] == 3
+    assert updates(run("--no-mlflow", "--resume", str(folder), num_updates=4)[1]) == [4]
 
 
 def test_nothing_to_resume_is_code_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,5 @@
 import copy
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -401,12 +402,17 @@ def test_learns_on_a_gpu_from_the_weights_of_the_cpu(task: str) -> None:
     assert np.isfinite([m.actor_loss for m in metrics]).all()
 
 
-class Mirror:
-    """The right action is written in the observation; every step ends the episode, and every second one is a dummy."""
+Pay = Callable[[np.random.Generator, NDArray[Any], NDArray[Any]], NDArray[Any]]
+"""(random numbers, what the observation says, actions) -> rewards."""
 
-    def __init__(self, spec: EnvSpec, num_envs: int) -> None:
+
+class OneStep:
+    """Every step ends the episode, and every second one is a dummy; the observation says 0 or 1."""
+
+    def __init__(self, spec: EnvSpec, num_envs: int, pay: Pay) -> None:
         self.spec, self.num_envs = spec, num_envs
         self.groups = [(self, slice(0, num_envs))]
+        self._pay = pay
         self._draw = np.random.default_rng(0)
         self._valid = np.zeros(num_envs, bool)
 
@@ -416,26 +422,42 @@ class Mirror:
 
     def send(self, actions: NDArray[Any]) -> None:
         self._valid = ~self._valid
-        self._reward = np.where(self._valid, actions == self._wanted, -100.0).astype(np.float32)
+        paid = self._pay(self._draw, self._said, actions.reshape(self.num_envs))
+        self._reward = np.where(self._valid, paid, -100.0).astype(np.float32)
 
     def receive(self, out: NDArray[np.float32]) -> Step:
         ended, no = self._valid.copy(), np.zeros_like(self._valid)
         return Step(self._show(out), self._reward, ended, no, ended.copy(), self._reward, ended.copy(), {})
 
     def _show(self, out: NDArray[np.float32]) -> NDArray[np.float32]:
-        self._wanted = self._draw.integers(0, 2, self.num_envs)
-        out[...] = np.eye(4, dtype=np.float32)[self._wanted]
+        self._said = self._draw.integers(0, 2, self.num_envs)
+        out[...] = np.eye(out.shape[1], dtype=np.float32)[self._said]
         return out
+
+
+def taught(task: str, pay: Pay, num_updates: int, **changes: Any) -> Ppo:
+    settings = PpoConfig.model_validate(config(task, num_epochs=4).model_dump() | changes)
+    parts = session(settings)
+    env: Any = OneStep(parts.env.spec, NUM_ENVS, pay)
+    parts = parts._replace(env=env)
+    for _ in range(num_updates):
+        parts.collect()
+        parts.ppo.update(parts.storage, 0.0)
+    return parts.ppo
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_learns_to_do_what_the_observation_says(shared: bool) -> None:
-    settings = PpoConfig.model_validate(config(num_epochs=4).model_dump() | {"architecture": {"shared": shared}})
-    parts = session(settings)
-    env: Any = Mirror(parts.env.spec, NUM_ENVS)
-    parts = parts._replace(env=env)
-    for _ in range(15):
-        parts.collect()
-        parts.ppo.update(parts.storage, 0.0)
-    probabilities = parts.ppo.network.policy(torch.eye(4)[:2]).softmax(-1)
-    assert probabilities.diagonal().min() > 0.9
+    ppo = taught("CartPole-v1", lambda _, said, action: action == said, 15, architecture={"shared": shared})
+    assert ppo.network.policy(torch.eye(4)[:2]).softmax(-1).diagonal().min() > 0.9
+
+
+def test_finds_the_better_arm_of_a_bandit_that_pays_by_chance() -> None:
+    ppo = taught("CartPole-v1", lambda draw, _, arm: draw.random(NUM_ENVS) < np.where(arm == 1, 0.8, 0.4), 25)
+    assert ppo.network.policy(torch.eye(4)[:2]).softmax(-1)[:, 1].min() > 0.9
+
+
+def test_finds_the_best_of_continuous_actions_for_each_observation() -> None:
+    ppo = taught("Pendulum-v1", lambda _, said, action: -np.square(action - np.where(said == 1, 1.0, -0.5)), 60)
+    best = ppo.act_deterministic(np.eye(3, dtype=np.float32)[:2]).reshape(2)
+    np.testing.assert_allclose(best, [-0.5, 1.0], atol=0.2)

@@ -141,6 +141,13 @@ def test_whatever_dummy_rows_hold_changes_nothing(seed: int) -> None:
     assert torch.equal(poisoned[dummy], torch.zeros_like(poisoned[dummy]))
 
 
+def test_environments_know_nothing_of_each_other() -> None:
+    rollout = random_rollout(3, 24, 6, 0.2)
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(0))
+    expected = advantages(*rollout.values(), gamma=0.9, gae_lambda=0.8)[:, order]
+    assert torch.equal(advantages(*(rows[:, order] for rows in rollout.values()), gamma=0.9, gae_lambda=0.8), expected)
+
+
 def test_lambda_one_gives_the_discounted_return_of_the_episode() -> None:
     ends = flags(0, 0, 1)
     value = column(0.3, -2, 5, 9)
