@@ -55,11 +55,12 @@ class Endings:
     """Watches how the program ends and closes once, with the right status.
 
     Args:
-        close: closes the pipeline; must be harmless when called twice.
+        close: closes the pipeline with a status and what has caused it, an exception or a signal; must be harmless when
+            called twice.
         handle_signals: whether to watch SIGTERM and SIGHUP.
     """
 
-    def __init__(self, close: Callable[[Status], None], handle_signals: bool) -> None:
+    def __init__(self, close: Callable[[Status, object], None], handle_signals: bool) -> None:
         self._close = close
         self._handle_signals = handle_signals
         self._uncaught: BaseException | None = None
@@ -98,7 +99,7 @@ class Endings:
             os.kill(os.getpid(), self._waiting[0])
 
     def _at_exit(self) -> None:
-        self._close(status_of(self._uncaught))
+        self._close(status_of(self._uncaught), self._uncaught)
         if isinstance(self._uncaught, KeyboardInterrupt):
             _remind_of_interrupt()
 
@@ -113,7 +114,7 @@ class Endings:
                 self._waiting = number, now
             if now - self._waiting[1] < INSIST_S:
                 return
-        self._close("KILLED")
+        self._close("KILLED", signal.Signals(number))
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 

@@ -4,15 +4,23 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from rltelemetry.keys import mlflow_key
+from rltelemetry.redact import clean_text
 from rltelemetry.values import clean_field, safe_text
 
-__all__ = ["Facts", "read_facts"]
+__all__ = ["Facts", "read_facts", "read_note"]
 
 MAX_DEPTH: Final = 8
 """Of nested mappings; deeper ones are shown as an outline."""
 
 MAX_FACTS: Final = 2000
 """Of one call; more is a mistake that must not fill the disk."""
+
+
+NOTE_TAG: Final = "mlflow.note.content"
+"""MLflow shows it as the run's description."""
+
+MAX_NOTE: Final = 7000
+"""Characters; MLflow takes 8000 bytes of a tag."""
 
 
 class Facts(NamedTuple):
@@ -34,6 +42,13 @@ def read_facts(given: Any) -> Facts:
     if len(texts) >= MAX_FACTS:
         return Facts(texts, f"has more than {MAX_FACTS} entries; the first are taken")
     return Facts(texts)
+
+
+def read_note(text: Any) -> Facts:
+    """Read a run's description: its lines are kept, secrets are masked."""
+    if not isinstance(text, str):
+        return Facts({NOTE_TAG: safe_text(text)})
+    return Facts({NOTE_TAG: clean_text(text, MAX_NOTE, keep_newlines=True)})
 
 
 def _flatten(given: Mapping[Any, Any], prefix: str, depth: int, texts: dict[str, str]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from rltelemetry.clock import Clock
 from rltelemetry.notices import Notices
 from rltelemetry.plan import RunPlan
+from rltelemetry.reasons import DIED
 from rltelemetry.registration import Role
 from rltelemetry.run import Run
 from rltelemetry.settings import Settings
@@ -103,7 +104,7 @@ class Heir:
         if run.facts is None:
             return self._left(str(run.last_failure or "the server did not answer in time"))
         if self._may_have_died_running() and (run.facts.status, run.facts.owner) == ("RUNNING", plan.owner):
-            run.finish("KILLED", self._spool.get("died_at_ms"))
+            run.finish("KILLED", self._spool.get("died_at_ms"), DIED)
         delivery = Delivery(
             self._settings, self._spool, client, run, self._notices, self._clock,
             is_inherited=True, give_way=self._give_way,

@@ -23,6 +23,7 @@ from rltelemetry.handoff import CELL, Handoff, print_plainly
 from rltelemetry.intake import Intake
 from rltelemetry.labels import Labels, parse_labels
 from rltelemetry.notices import Notices
+from rltelemetry.redact import clean_text
 from rltelemetry.settings import Resolved, Settings
 from rltelemetry.sinks.console import ConsoleSink, can_redraw, resolve_mode
 from rltelemetry.sinks.mlflow import make_loop
@@ -40,6 +41,9 @@ fork while another thread imports leaves the child with an import lock that nobo
 
 CONSOLE_SHARE: Final = 0.15
 """Part of the closing time that is kept for the last lines on the console."""
+
+MAX_ARTIFACT_TEXT: Final = 1 << 20
+"""Characters of a text that waits in the spool's database; more belongs into a file."""
 
 SHOWN_AFTER_CLOSE: Final = 100
 """Events that come too late are shown in the caller, whom a stalled terminal holds up; not for ever."""
@@ -129,14 +133,25 @@ class Parts:
         if self._export:
             self._export.run.log_artifact(path, name)
 
+    def log_text(self, text: str, name: str) -> None:
+        """Queue a text; on the worker."""
+        content = clean_text(text, MAX_ARTIFACT_TEXT, keep_newlines=True)
+        if self._export:
+            self._export.run.log_text(content, name)
+
+    def remove_artifact(self, name: str) -> None:
+        """Queue the removal of an artifact; on the worker."""
+        if self._export:
+            self._export.run.remove_artifact(name)
+
     def show_progress(self, text: str) -> None:
         """Keep a line below the others, on a terminal."""
         self._console.show_progress(text)
 
-    def finish(self, status: Status, end_time_ms: int) -> None:
+    def finish(self, status: Status, end_time_ms: int, reason: str) -> None:
         """Queue the run's end; on the worker."""
         if self._export:
-            self._export.run.finish(status, end_time_ms)
+            self._export.run.finish(status, end_time_ms, reason)
 
     def stats(self) -> Stats:
         """Count what became of everything."""

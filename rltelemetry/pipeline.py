@@ -19,11 +19,12 @@ import structlog
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from rltelemetry.endings import Endings, Status, status_of
-from rltelemetry.facts import read_facts
+from rltelemetry.facts import read_facts, read_note
 from rltelemetry.forks import watch_forks
 from rltelemetry.handoff import CELL, Call, Handoff, print_plainly
 from rltelemetry.loggers import Tee, set_thresholds, take_over
 from rltelemetry.processors import normalize_category, sanitize
+from rltelemetry.reasons import reason_of
 from rltelemetry.settings import Resolved, Settings, resolve
 from rltelemetry.stats import Stats
 from rltelemetry.stdlib import StdlibHandler
@@ -120,8 +121,23 @@ class Telemetry:
         facts = read_facts(tags)
         self._call(lambda parts: parts.set_tags(facts))
 
+    def describe(self, text: str) -> None:
+        """Set the run's description, which stands on top of its page; markdown."""
+        note = read_note(text)
+        self._call(lambda parts: parts.set_tags(note))
+
+    def log_text(self, text: str, name: str) -> None:
+        """Upload a text as an artifact of the run; it waits in the spool, as points do."""
+        target, content = safe_text(name), text if isinstance(text, str) else safe_text(text)
+        self._call(lambda parts: parts.log_text(content, target))
+
+    def remove_artifact(self, name: str) -> None:
+        """Remove an artifact of the run, uploaded or not yet."""
+        target = safe_text(name)
+        self._call(lambda parts: parts.remove_artifact(target))
+
     def log_artifact(self, path: str | os.PathLike[str], name: str | None = None) -> None:
-        """Upload a file as an artifact of the run; the file must stay until `close`."""
+        """Upload a file as an artifact of the run; it is read when the server takes it, and must stay until then."""
         try:
             # Path.resolve() would follow links, which is file access
             source = os.path.abspath(os.fsdecode(path))  # noqa: PTH100
@@ -154,17 +170,23 @@ class Telemetry:
         """Count what became of everything so far."""
         return self._parts.stats() if self._parts else Stats()
 
-    def close(self, status: Status = "FINISHED", timeout_s: float | None = None) -> None:
+    def close(self, status: Status = "FINISHED", timeout_s: float | None = None, reason: object = None) -> None:
         """End the run with `status`, send what can be sent within `timeout_s`, and keep the rest in the spool.
 
         Log calls after this are shown on the console and go nowhere else.
+
+        Args:
+            status: how the run has ended.
+            timeout_s: longest wait; `exit_timeout_s` of the settings if not given.
+            reason: why it has not finished, an exception or a text: becomes the tag `rltelemetry.reason`.
         """
         with self._lock:
             if self._is_closed:
                 return
             self._is_closed = True
             self._endings.begin_close()
-            self._close_parts(status, self._resolved.settings.exit_timeout_s if timeout_s is None else timeout_s)
+            limit_s = self._resolved.settings.exit_timeout_s if timeout_s is None else timeout_s
+            self._close_parts(status, limit_s, reason_of(reason))
             if _current.telemetry is self:
                 _current.telemetry = None
             self._endings.end_close()
@@ -175,7 +197,7 @@ class Telemetry:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(status_of(error))
+        self.close(status_of(error), reason=error)
 
     def become_child(self) -> None:
         """Forget the parent's parts, in a forked child; they are kept, so that nothing of the parent's is closed."""
@@ -235,10 +257,10 @@ class Telemetry:
         if (parts := self._working_parts()) is not None:
             parts.handoff.put_unbounded(Call(lambda: work(parts)))
 
-    def _close_quietly(self, status: Status) -> None:
-        self.close(status)
+    def _close_quietly(self, status: Status, reason: object) -> None:
+        self.close(status, reason=reason)
 
-    def _close_parts(self, status: Status, timeout_s: float) -> None:
+    def _close_parts(self, status: Status, timeout_s: float, reason: str) -> None:
         parts, deadline = self._parts, time.monotonic() + timeout_s
         if parts is None:
             return
@@ -246,7 +268,7 @@ class Telemetry:
             CELL.active = None
         self._stdlib.remove()
         end_ms = time.time_ns() // 1_000_000
-        parts.handoff.put_unbounded(Call(lambda: parts.finish(status, end_ms)))
+        parts.handoff.put_unbounded(Call(lambda: parts.finish(status, end_ms, reason)))
         parts.close(deadline)
 
 

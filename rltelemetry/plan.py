@@ -14,7 +14,7 @@ from rltelemetry.settings import Settings
 from rltelemetry.types import Origin
 from rltelemetry.values import safe_text
 
-__all__ = ["CLIENT_UUID_TAG", "HEARTBEAT_TAG", "OWNER_TAG", "RunPlan"]
+__all__ = ["CLIENT_UUID_TAG", "HEARTBEAT_TAG", "OWNER_TAG", "REASON_TAG", "RunPlan"]
 
 CLIENT_UUID_TAG: Final = "rltelemetry.client_uuid"
 """The client's own name for a run: creating is not idempotent, so it is looked for before."""
@@ -24,6 +24,9 @@ OWNER_TAG: Final = "rltelemetry.owner"
 
 HEARTBEAT_TAG: Final = "rltelemetry.heartbeat"
 """When the owner was last alive."""
+
+REASON_TAG: Final = "rltelemetry.reason"
+"""Why it did not finish."""
 
 
 @dataclass(frozen=True)

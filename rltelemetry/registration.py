@@ -6,7 +6,7 @@ a request whose answer nobody waited for is an empty twin, which is removed late
 
 from typing import Final, Literal
 
-from rltelemetry.plan import CLIENT_UUID_TAG, OWNER_TAG, RunPlan
+from rltelemetry.plan import CLIENT_UUID_TAG, OWNER_TAG, REASON_TAG, RunPlan
 from rltelemetry.sinks.mlflow import NO_RUN, MlflowClient, Outcome, Patience, RunFacts, Verdict, read_run, read_runs
 
 __all__ = ["Registration", "Role"]
@@ -16,6 +16,9 @@ Role = Literal["owner", "child", "heir"]
 creates, tags or ends it, the heir of a dead process creates it if it never existed."""
 
 NOT_YET: Final = Outcome(Verdict.RETRY, cause="the parent process has not created the run yet")
+
+RESUMED_AFTER: Final = "resumed after "
+"""Stands before the reason of an end that was none: the run goes on."""
 
 
 class Registration:
@@ -71,7 +74,10 @@ class Registration:
         """Go on in a run that exists; an owner says there that it is its own now, and that it runs again."""
         if run is None or self._role != "owner":
             return run or NO_RUN
-        owned = await self._client.set_tags(run.run_id, {OWNER_TAG: self._plan.owner}, self._patience.left_s())
+        tags = {OWNER_TAG: self._plan.owner}
+        if run.reason and not run.reason.startswith(RESUMED_AFTER):
+            tags[REASON_TAG] = RESUMED_AFTER + run.reason
+        owned = await self._client.set_tags(run.run_id, tags, self._patience.left_s())
         if owned.is_delivered and run.status != "RUNNING":
             owned = await self._client.update_run(run.run_id, "RUNNING", None, self._patience.left_s())
         return run if owned.is_delivered else owned

@@ -14,7 +14,7 @@ from typing import Final
 
 from rltelemetry.clock import Clock
 from rltelemetry.notices import Notices
-from rltelemetry.plan import HEARTBEAT_TAG, RunPlan
+from rltelemetry.plan import HEARTBEAT_TAG, REASON_TAG, RunPlan
 from rltelemetry.registration import Registration, Role
 from rltelemetry.settings import Settings
 from rltelemetry.sinks.mlflow import (
@@ -157,9 +157,19 @@ class Run:
         """Queue a file."""
         self._spool.append_call("artifact", {"path": path, "name": name})
 
-    def finish(self, status: str, end_time_ms: int) -> None:
-        """Queue the end of the run, if it is ours to end."""
+    def log_text(self, text: str, name: str) -> None:
+        """Queue a text that becomes a file."""
+        self._spool.append_call("artifact", {"text": text, "name": name})
+
+    def remove_artifact(self, name: str) -> None:
+        """Queue the removal of a file."""
+        self._spool.append_call("artifact", {"name": name})
+
+    def finish(self, status: str, end_time_ms: int, reason: str) -> None:
+        """Queue the end of the run, if it is ours to end; an empty reason needs no mention."""
         if self._role != "child":
+            if reason:
+                self.set_tags({REASON_TAG: reason})
             self._spool.append_call("status", {"status": status, "end_time_ms": end_time_ms})
             self._spool.put("is_over", True)
 

@@ -159,7 +159,7 @@ class SummaryWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._own is not None:
-            self._own.close(status_of(error))
+            self._own.close(status_of(error), reason=error)
 
     def _step(self, tag: str) -> int:
         step = self._steps.get(tag, 0)

@@ -195,6 +195,7 @@ def test_writer_that_is_killed_at_random_moments(
         steps = sorted(point.step for point in mlflow_server.points(run.run_id, "trainer/loss"))
         assert steps == list(range(len(steps))), "no gap, no duplicate"
         assert run.status == "KILLED"
+        assert run.tags["rltelemetry.reason"].startswith("the process died without a word")
         found[run.name] = len(steps)
     assert sum(sure.values()) > 0
     assert all(found.get(name, 0) >= count for name, count in sure.items()), (found, sure)

@@ -13,26 +13,32 @@ from programs import PREAMBLE, assert_all_arrived, run_script
 from rltelemetry.testing import FakeMlflow, ToxicProxy
 
 
+def reason_in(server: FakeMlflow) -> str | None:
+    (run,) = server.runs()
+    return run.tags.get("rltelemetry.reason")
+
+
 @pytest.mark.parametrize(
-    ("body", "code", "status"),
+    ("body", "code", "status", "reason"),
     [
-        ("with configure(): emit()", 0, "FINISHED"),
-        ("configure(); emit()", 0, "FINISHED"),
-        ("with configure(): emit(); sys.exit(0)", 0, "FINISHED"),
-        ("with configure(): emit(); sys.exit(3)", 3, "FAILED"),
-        ("with configure(): emit(); sys.exit('bad')", 1, "FAILED"),
-        ("with configure(): emit(); raise ValueError('broken')", 1, "FAILED"),
-        ("configure(); emit(); raise ValueError('broken')", 1, "FAILED"),
-        ("with configure(): emit(); raise KeyboardInterrupt", 130, "KILLED"),
-        ("with configure(): emit(); sys.exit(143)", 143, "KILLED"),
+        ("with configure(): emit()", 0, "FINISHED", None),
+        ("configure(); emit()", 0, "FINISHED", None),
+        ("with configure(): emit(); sys.exit(0)", 0, "FINISHED", None),
+        ("with configure(): emit(); sys.exit(3)", 3, "FAILED", "exit code 3"),
+        ("with configure(): emit(); sys.exit('bad')", 1, "FAILED", "bad"),
+        ("with configure(): emit(); raise ValueError('broken')", 1, "FAILED", "ValueError: broken"),
+        ("configure(); emit(); raise ValueError('broken')", 1, "FAILED", "ValueError: broken"),
+        ("with configure(): emit(); raise KeyboardInterrupt", 130, "KILLED", "Ctrl-C"),
+        ("with configure(): emit(); sys.exit(143)", 143, "KILLED", "SIGTERM"),
     ],
 )
 def test_everything_arrives_however_the_program_returns(
-    fake_mlflow: FakeMlflow, body: str, code: int, status: str
+    fake_mlflow: FakeMlflow, body: str, code: int, status: str, reason: str | None
 ) -> None:
     ended = run_script(body, fake_mlflow.uri)
     assert ended.code in {code, code - 160 if code == 130 else code, -2 if code == 130 else code}
     assert_all_arrived(fake_mlflow, status)
+    assert reason_in(fake_mlflow) == reason
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
@@ -44,6 +50,7 @@ def test_signal_ends_the_run_killed_with_nothing_lost(
     ended = run_script(body, fake_mlflow.uri, kill=number)
     assert ended.code == -number, ended.output
     assert_all_arrived(fake_mlflow, "KILLED")
+    assert reason_in(fake_mlflow) == ("Ctrl-C" if number is signal.SIGINT else number.name)
 
 
 def test_handler_of_the_program_is_left_alone(fake_mlflow: FakeMlflow) -> None:

@@ -212,9 +212,18 @@ def test_many_parameters_go_in_calls_of_a_hundred() -> None:
 @pytest.mark.parametrize(("role", "calls"), [("owner", 1), ("heir", 1), ("child", 0)])
 def test_only_a_child_leaves_the_end_to_somebody_else(role: Role, calls: int) -> None:
     life = Life(role)
-    life.life.finish("FAILED", 77)
+    life.life.finish("FAILED", 77, "")
     assert life.calls() == [["status", {"status": "FAILED", "end_time_ms": 77}]] * calls
     assert life.spool.get("is_over") == (True if calls else None)
+
+
+def test_reason_of_an_end_stands_before_it() -> None:
+    life = Life("owner")
+    life.life.finish("FAILED", 77, "ValueError: broken")
+    assert life.calls() == [
+        ["tags", {"rltelemetry.reason": "ValueError: broken"}],
+        ["status", {"status": "FAILED", "end_time_ms": 77}],
+    ]
 
 
 def test_tags_and_artifacts_wait_in_the_spool() -> None:

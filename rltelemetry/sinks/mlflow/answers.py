@@ -6,7 +6,7 @@ Total: an answer that is not as it should be says nothing.
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from rltelemetry.plan import OWNER_TAG
+from rltelemetry.plan import OWNER_TAG, REASON_TAG
 from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict
 from rltelemetry.types import MetricPoint
 
@@ -25,6 +25,7 @@ class RunFacts(NamedTuple):
         artifact_uri: where its artifacts go.
         status: RUNNING, FINISHED ...
         owner: the process that has looked after it last.
+        reason: why it has not finished; empty if it has, or does not say.
         name: what it is called.
         is_deleted: whether it is in MLflow's bin.
         latest: the last point of each key.
@@ -35,6 +36,7 @@ class RunFacts(NamedTuple):
     artifact_uri: str
     status: str
     owner: str
+    reason: str
     name: str
     is_deleted: bool
     latest: list[MetricPoint]
@@ -79,12 +81,14 @@ def run_page(tracking_uri: str, experiment_id: str, run_id: str) -> str:
 def _facts_of(run: Any) -> RunFacts | None:
     try:
         info, data = run["info"], run.get("data") or {}
+        tags = {tag["key"]: str(tag["value"]) for tag in data.get("tags", [])}
         return RunFacts(
             run_id=str(info["run_id"]),
             experiment_id=str(info["experiment_id"]),
             artifact_uri=str(info.get("artifact_uri", "")),
             status=str(info.get("status", "")),
-            owner=next((str(tag["value"]) for tag in data.get("tags", []) if tag["key"] == OWNER_TAG), ""),
+            owner=tags.get(OWNER_TAG, ""),
+            reason=tags.get(REASON_TAG, ""),
             name=str(info.get("run_name") or ""),
             is_deleted=info.get("lifecycle_stage") == "deleted",
             latest=read_points(data),

@@ -1,9 +1,8 @@
-"""The streams of calls: parameters, tags and the run's end, in order; and of artifacts, which hold up nobody else."""
+"""The stream of calls: parameters, tags and the run's end, in order."""
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from rltelemetry.notices import Notices
 from rltelemetry.sinks.mlflow.backoff import Breaker, Patience
@@ -16,15 +15,11 @@ from rltelemetry.sinks.mlflow.spool import Spool
 
 __all__ = ["CallStream"]
 
-MIN_UPLOAD_S: Final = 30.0
-"""Longest wait for a piece of a file: the server may be writing it to somewhere slow."""
-
 
 class CallStream:
     """Performs calls, oldest first.
 
     Args:
-        kind: which of the two streams.
         spool: what to perform.
         client: the server.
         run: where it belongs.
@@ -35,7 +30,6 @@ class CallStream:
 
     def __init__(
         self,
-        kind: Literal["call", "artifact"],
         spool: Spool,
         client: MlflowClient,
         run: Destination,
@@ -47,7 +41,6 @@ class CallStream:
         self.patience = patience
         self.interval_s = 0.0
         self.has_more = True
-        self._kind: Literal["call", "artifact"] = kind
         self._spool = spool
         self._client = client
         self._run = run
@@ -56,7 +49,7 @@ class CallStream:
     async def send(self) -> Outcome | None:
         """Perform one call; None if there is none, or no run yet."""
         run_id = self._run.run_id
-        row = self._spool.head(self._kind) if run_id is not None else None
+        row = self._spool.head("call") if run_id is not None else None
         if run_id is None or row is None:
             return None
         name, arguments = json.loads(row.body)
@@ -66,7 +59,7 @@ class CallStream:
             self.patience.reset()
         elif outcome.verdict is Verdict.POISON and name in {"params", "tags"}:
             return await self._take_apart(run_id, row, name, arguments, outcome)
-        elif outcome.verdict is Verdict.POISON or _is_switched_off(outcome):
+        elif outcome.verdict is Verdict.POISON:
             self._bury(row, name, outcome.cause)
             return Outcome(Verdict.DELIVERED)
         elif outcome.is_timeout:
@@ -79,13 +72,7 @@ class CallStream:
             return await self._client.log_params(run_id, arguments, timeout_s)
         if name == "tags":
             return await self._client.set_tags(run_id, arguments, timeout_s)
-        if name == "status":
-            return await self._client.update_run(run_id, arguments["status"], arguments["end_time_ms"], timeout_s)
-        root = self._run.artifact_root
-        if root is None:
-            return Outcome(Verdict.POISON, cause="this server keeps no artifacts")
-        target = f"{root}/{arguments['name']}"
-        return await self._client.put_artifact(target, Path(arguments["path"]), max(timeout_s, MIN_UPLOAD_S))
+        return await self._client.update_run(run_id, arguments["status"], arguments["end_time_ms"], timeout_s)
 
     async def _take_apart(
         self, run_id: str, row: Row, name: str, arguments: dict[str, Any], refusal: Outcome
@@ -110,9 +97,4 @@ class CallStream:
         self._notices.warn(f"refused {name}", f"MLflow refuses {_ARTICLE[name]} for good: {cause}")
 
 
-_ARTICLE: Final = {"params": "parameters", "tags": "tags", "status": "the run's end", "artifact": "an artifact"}
-
-
-def _is_switched_off(outcome: Outcome) -> bool:
-    """Whether the server says, with a status that looks transient, that it never takes artifacts."""
-    return outcome.status == 503 and "--no-serve-artifacts" in outcome.cause
+_ARTICLE: Final = {"params": "parameters", "tags": "tags", "status": "the run's end"}

@@ -171,6 +171,15 @@ class MlflowClient:
         except OSError as error:
             return Outcome(Verdict.POISON, cause=f"the file cannot be read: {error.strerror}")
 
+    async def put_text(self, artifact_path: str, text: str, timeout_s: float) -> Outcome:
+        """Upload a text to the server's artifact store."""
+        route, body = ARTIFACTS + quote(artifact_path), text.encode("utf-8", "replace")
+        return await self._request("PUT", route, timeout_s, body=body, needs_json=False)
+
+    async def delete_artifact(self, artifact_path: str, timeout_s: float) -> Outcome:
+        """Remove a file from the server's artifact store."""
+        return await self._request("DELETE", ARTIFACTS + quote(artifact_path), timeout_s, needs_json=False)
+
     async def leave_loop(self) -> None:
         """Close the connection; the next request opens another one, on whatever loop it is made."""
         await self._http.leave_loop()

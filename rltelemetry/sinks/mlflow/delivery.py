@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from rltelemetry.clock import Clock
 from rltelemetry.notices import Notices
 from rltelemetry.settings import Settings
+from rltelemetry.sinks.mlflow.artifacts import ArtifactStream
 from rltelemetry.sinks.mlflow.backoff import Breaker, Patience
 from rltelemetry.sinks.mlflow.calls import CallStream
 from rltelemetry.sinks.mlflow.client import MlflowClient
@@ -68,12 +69,12 @@ class Delivery:
         num_uncertain = CATCH_UP if is_inherited else 0
         self._main = lane(
             {
-                "call": CallStream("call", *parts, breaker(), patience()),
+                "call": CallStream(*parts, breaker(), patience()),
                 "points": PointStream(*parts, breaker(), patience(), settings.request_attempts, num_uncertain),
                 "traces": TraceStream(*parts, breaker(), patience(), settings.experiment_id or "0"),
             }
         )
-        self._uploads = lane({"artifact": CallStream("artifact", *parts, breaker(), patience())})
+        self._uploads = lane({"artifact": ArtifactStream(*parts, breaker(), patience())})
 
     @property
     def is_sending(self) -> bool:

@@ -1,0 +1,96 @@
+"""The stream of artifacts, in order: files, texts that become files, and removals; it holds up nobody else.
+
+A file is read when it is sent. One that is gone by then (an old checkpoint, after an outage) was given up by whoever
+made it, and is passed over.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from rltelemetry.notices import Notices
+from rltelemetry.sinks.mlflow.backoff import Breaker, Patience
+from rltelemetry.sinks.mlflow.client import MlflowClient
+from rltelemetry.sinks.mlflow.destination import Destination
+from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict
+from rltelemetry.sinks.mlflow.rows import Row
+from rltelemetry.sinks.mlflow.spool import Spool
+
+__all__ = ["ArtifactStream"]
+
+MIN_UPLOAD_S: Final = 30.0
+"""Longest wait for a piece of a file: the server may be writing it to somewhere slow."""
+
+
+class ArtifactStream:
+    """Uploads and removes, oldest first.
+
+    Args:
+        spool: what waits.
+        client: the server.
+        run: where it belongs.
+        notices: where refused artifacts are said.
+        breaker: when this stream may be tried.
+        patience: how long a request may take.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        client: MlflowClient,
+        run: Destination,
+        notices: Notices,
+        breaker: Breaker,
+        patience: Patience,
+    ) -> None:
+        self.breaker = breaker
+        self.patience = patience
+        self.interval_s = 0.0
+        self.has_more = True
+        self._spool = spool
+        self._client = client
+        self._run = run
+        self._notices = notices
+
+    async def send(self) -> Outcome | None:
+        """Send one artifact; None if there is none, or no run yet."""
+        row = self._spool.head("artifact") if self._run.run_id is not None else None
+        if row is None:
+            return None
+        _, artifact = json.loads(row.body)
+        if "path" in artifact and not Path(artifact["path"]).exists():
+            return self._pass_over(row, artifact["path"])
+        outcome = await self._perform(artifact)
+        if outcome.is_delivered:
+            self._spool.ack(row)
+            self.patience.reset()
+        elif outcome.verdict is Verdict.POISON or _is_switched_off(outcome):
+            self._spool.bury(row, outcome.cause)
+            self._notices.warn("refused artifact", f"MLflow refuses an artifact for good: {outcome.cause}")
+            return Outcome(Verdict.DELIVERED)
+        elif outcome.is_timeout:
+            self.patience.grow()
+        return outcome
+
+    async def _perform(self, artifact: Mapping[str, Any]) -> Outcome:
+        root = self._run.artifact_root
+        if root is None:
+            return Outcome(Verdict.POISON, cause="this server keeps no artifacts")
+        target, timeout_s = f"{root}/{artifact['name']}", max(self.patience.left_s(), MIN_UPLOAD_S)
+        if "path" in artifact:
+            return await self._client.put_artifact(target, Path(artifact["path"]), timeout_s)
+        if "text" in artifact:
+            return await self._client.put_text(target, artifact["text"], timeout_s)
+        removed = await self._client.delete_artifact(target, timeout_s)
+        return removed if removed.is_server_wide else Outcome(Verdict.DELIVERED)  # or it is not there, or must stay
+
+    def _pass_over(self, row: Row, path: str) -> Outcome:
+        self._spool.ack(row)
+        self._notices.warn("artifact gone", f"an artifact is not uploaded, since its file is gone: {path}")
+        return Outcome(Verdict.DELIVERED)
+
+
+def _is_switched_off(outcome: Outcome) -> bool:
+    """Whether the server says, with a status that looks transient, that it never takes artifacts."""
+    return outcome.status == 503 and "--no-serve-artifacts" in outcome.cause
