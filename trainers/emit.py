@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
 
+from trainers.curve import ReturnCurve
 from trainers.rollout import EpisodeSummary
 
 __all__ = ["ACTOR_KEYS", "EVALUATOR_KEYS", "MISC_KEYS", "STAMP_KEYS", "TRAINER_KEYS", "Emitter", "Stamp", "Tracer"]
@@ -95,6 +96,7 @@ class Emitter:
 
     Attributes:
         emitted: the last timesteps of each category that this process, or one before it, has emitted.
+        curve: the returns among it.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Emitter:
         self.span, self.show_progress = tracer.span, tracer.show_progress
         self._tracer = tracer
         self.emitted = dict(stored or {})
+        self.curve = ReturnCurve()
         self._log = log or structlog.get_logger(f"trainers.{algorithm}")
 
     @classmethod
@@ -133,10 +136,12 @@ class Emitter:
 
     def actor(self, stamp: Stamp, episodes: EpisodeSummary) -> None:
         """Emit the last training episodes."""
+        self.curve.add_training(stamp.timesteps, episodes)
         self._emit("rollout", "ACTOR", stamp, _in_order(ACTOR_KEYS, episodes._asdict()))
 
     def evaluator(self, stamp: Stamp, phase: str, episodes: EpisodeSummary, duration_ms: float | None) -> None:
         """Emit one evaluation; `phase` is `training` or, for the policy that training has led to, `final`."""
+        self.curve.add_evaluation(stamp.timesteps, episodes)
         fields = {"phase": phase, **episodes._asdict(), "duration_ms": duration_ms}
         self._emit("evaluation", "EVALUATOR", stamp, _in_order(EVALUATOR_KEYS, fields))
 

@@ -20,6 +20,8 @@ class FakeTelemetry:
         self.fields: dict[str, Any] = {}
         self.params: dict[str, Any] = {}
         self.tags: dict[str, Any] = {}
+        self.note = ""
+        self.artifacts: list[str] = []
         self.ended_by: list[object] = []
 
     def configure(self, **fields: Any) -> "FakeTelemetry":
@@ -31,6 +33,18 @@ class FakeTelemetry:
 
     def set_tags(self, tags: dict[str, Any]) -> None:
         self.tags = tags
+
+    def describe(self, text: str) -> None:
+        self.note = text
+
+    def log_text(self, text: str, name: str) -> None:
+        self.artifacts.append(name)
+
+    def log_artifact(self, path: object, name: str) -> None:
+        self.artifacts.append(name)
+
+    def remove_artifact(self, name: str) -> None:
+        self.artifacts.remove(name)
 
     def wait_ready(self, timeout_s: float) -> bool:
         return timeout_s >= 0

@@ -31,6 +31,7 @@ class Keeper:
         complain: told of checkpoints that could not be saved or read.
         ranks: all of them take part in a save, and the first one writes.
         slow_update_s: a run whose updates take longer keeps its state in memory, too: it may have to leave within one.
+        on_saved: told of each checkpoint that was saved.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Keeper:
         complain: Say,
         ranks: Ranks = ALONE,
         slow_update_s: float = 1.0,
+        on_saved: Callable[[Path], None] | None = None,
     ) -> None:
         self._folder = folder
         self._algorithm = algorithm
@@ -49,6 +51,7 @@ class Keeper:
         self._identify = identify
         self._complain = complain
         self._slow_update_s = slow_update_s
+        self._on_saved = on_saved or _nobody
         self._ranks = ranks
         self._is_saving = folder is not None or (config.checkpointing.save and not ranks.is_first)
         self._remembered: tuple[int, bytes] | None = None
@@ -112,6 +115,7 @@ class Keeper:
         try:
             self._last_path = self._folder.save(update, content)
             self._is_failing = False
+            self._on_saved(self._last_path)
         except OSError as error:
             if not self._is_failing:
                 self._complain(
@@ -119,3 +123,7 @@ class Keeper:
                     "Training goes on, and the checkpoints before it stay; said once until one is saved again."
                 )
             self._is_failing = True
+
+
+def _nobody(_path: Path) -> None:
+    """Nobody wants to know."""

@@ -65,7 +65,11 @@ def telemetry_fields(service_name: str, arguments: Arguments[RunConfig], environ
     flags = arguments.logging_flags
     config = arguments.config
     run_name = f"{service_name} {config.environment.task} seed {config.training_core.seed}"
-    values = {"service_name": service_name, "run_name": run_name, **config.logging.model_dump(exclude_none=True)}
+    values = {
+        "service_name": service_name,
+        "run_name": run_name,
+        **config.logging.model_dump(exclude_none=True, exclude={"artifacts"}),
+    }
     fields = {
         name: value
         for name, value in values.items()

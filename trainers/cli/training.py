@@ -1,7 +1,8 @@
 """One run of an algorithm, from its parts to its end."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import rltelemetry
@@ -9,7 +10,9 @@ from rltelemetry import Telemetry
 from trainers.checkpoint import CheckpointFolder, Keeper, RunState
 from trainers.cli.algorithms import AlgorithmEntry
 from trainers.cli.arguments import Arguments
+from trainers.cli.artifacts import Artifacts, restore_curve
 from trainers.cli.assembly import Parts, assembled
+from trainers.cli.description import describe
 from trainers.cli.folders import checkpoint_folder
 from trainers.cli.signals import PATIENCE_S, Interruption
 from trainers.cli.telemetry import EMITTED, steps_already_there
@@ -60,10 +63,16 @@ def _train_and_talk(
         stored = steps_already_there(telemetry_fields, arguments.saved)
         fields = {**telemetry_fields, "system_metrics_first_step": stored.get("system", -1) + 1}
         with rltelemetry.configure(**fields) as telemetry:
-            _describe_run(telemetry, entry.name, arguments, parts)
+            _describe_run(telemetry, entry, arguments, parts, folder)
             emitter = Emitter(entry.name, telemetry, stored)
+            if arguments.saved is not None:
+                restore_curve(emitter, arguments.saved.path.parent, parts.state.progress.timesteps)
             _say_start(emitter, arguments, parts, folder)
-            outcome = _train(parts, arguments.config, entry.name, folder, telemetry, emitter, interruption)
+            title = f"{entry.title} on {arguments.config.environment.task}"
+            with Artifacts(telemetry, emitter, arguments.config, title, folder) as artifacts:
+                outcome = _train(
+                    parts, arguments.config, entry.name, folder, telemetry, emitter, interruption, artifacts.saved
+                )
             _wait_for_server(telemetry, emitter, fields.get("startup_s", 0.0))
     return outcome
 
@@ -83,13 +92,14 @@ def _train(
     telemetry: Telemetry | None,
     emitter: Emitter,
     interruption: Interruption,
+    on_saved: Callable[[Path], None] | None = None,
 ) -> Outcome:
     ranks = parts.runtime.ranks
 
     def identify() -> dict[str, Any]:
         return {"run_id": telemetry.run_id, "client_uuid": telemetry.client_uuid} if telemetry else {}
 
-    keeper = Keeper(folder, name, config, identify, emitter.complain, ranks, PATIENCE_S)
+    keeper = Keeper(folder, name, config, identify, emitter.complain, ranks, PATIENCE_S, on_saved)
     guard = DivergenceGuard(config.checkpointing.on_divergence, lambda: _go_back(keeper, parts.state), emitter.complain)
     survival = Survival(parts.state, keeper, guard, interruption, ranks)
     try:
@@ -115,12 +125,20 @@ def _go_back(keeper: Keeper, state: RunState) -> bool:
     return checkpoint is not None
 
 
-def _describe_run(telemetry: Telemetry, name: str, arguments: Arguments[Any], parts: Parts) -> None:
+def _describe_run(
+    telemetry: Telemetry,
+    entry: AlgorithmEntry[Any],
+    arguments: Arguments[Any],
+    parts: Parts,
+    folder: CheckpointFolder | None,
+) -> None:
     """Parameters are those that the run began with: MLflow takes no others. What has changed since is a tag."""
-    config, saved = arguments.config, arguments.saved
+    config, saved, device = arguments.config, arguments.saved, str(parts.runtime.device)
     if saved is None or saved.checkpoint.telemetry["run_id"] is None:
         telemetry.log_params(config.model_dump(exclude={"logging"}))
-    tags = {"algorithm": name, "task": config.environment.task, "device": str(parts.runtime.device)}
+        place = folder.path if folder else None
+        telemetry.describe(describe(entry.name, entry.title, config, device, _num_parameters(parts), place))
+    tags = {"algorithm": entry.name, "task": config.environment.task, "device": device}
     if saved is not None:
         changed = {
             f"resumed.{saved.update}.{change.key}": f"{change.old} -> {change.new}" for change in arguments.changes
@@ -138,11 +156,15 @@ def _say_start(emitter: Emitter, arguments: Arguments[Any], parts: Parts, folder
     emitter.started(
         task=config.environment.task,
         device=str(parts.runtime.device),
-        num_parameters=sum(parameter.numel() for parameter in parts.algorithm.network.parameters()),
+        num_parameters=_num_parameters(parts),
         num_updates=config.num_updates,
         batch_size=config.batch_size,
         checkpoints=str(folder.path) if folder else None,
     )
+
+
+def _num_parameters(parts: Parts) -> int:
+    return sum(parameter.numel() for parameter in parts.algorithm.network.parameters())
 
 
 def _say_stop(emitter: Emitter, keeper: Keeper, folder: CheckpointFolder | None) -> None:

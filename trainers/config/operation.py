@@ -108,6 +108,11 @@ class LoggingConfig(Section):
     spool_dir: str | None = Field(
         default=None, description="Where data waits while MLflow is away; $XDG_STATE_HOME/rltelemetry if not given."
     )
+    artifacts: bool = Field(
+        default=False,
+        description="Upload the newest checkpoints, the settings and a picture of the returns to MLflow, in the "
+        "background. Checkpoints may be large: think of the line.",
+    )
     exit_timeout_s: float = Field(
         default=3.0, ge=0, le=3600, description="Longest wait for delivery at the end; what is left stays in the spool."
     )
