@@ -1,54 +1,65 @@
 """Every file in configs/ is a run that works."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from trainers.config import PpoConfig, load
+from trainers.cli.algorithms import ALGORITHMS, AlgorithmEntry
+from trainers.config import RunConfig, load
 from trainers.envs import make_vector_env
-from trainers.ppo import Ppo
 from trainers.rollout import EpisodeStatistics, collect
 from trainers.runtime import Runtime, spawn_seeds
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
-PRESETS = sorted(CONFIGS.glob("ppo*.yaml"))
-LARGEST_BATCH = 64
-"""Rows of the test's rollout: fewer steps of fewer environments, all else as the file says."""
+PRESETS = sorted(CONFIGS.glob("*.yaml"))
+SMALL: dict[str, dict[str, dict[str, Any]]] = {
+    "ppo": {"training_core": {"num_minibatches": 2, "num_epochs": 1}},
+    "spo": {"spo": {"replay_size": 128, "batch_size": 32, "replay_ratio": 1}},
+}
+"""Rollouts of 16 steps of 4 environments, and little learning; all else as the file says."""
 
 
-def small(config: PpoConfig) -> PpoConfig:
-    environment = {"num_envs": 4}
-    core = {"horizon": LARGEST_BATCH // 4, "num_minibatches": 2, "num_epochs": 1, "total_timesteps": 1000}
-    sections = {"environment": config.environment, "training_core": config.training_core}
-    changed = {name: section.model_dump() for name, section in sections.items()}
-    changed["environment"] |= environment
-    changed["training_core"] |= core
-    return PpoConfig.model_validate(config.model_dump() | changed)
+def entry_of(path: Path) -> AlgorithmEntry[Any]:
+    return ALGORITHMS[path.stem.split("_")[0]]
+
+
+def small(config: RunConfig, name: str) -> RunConfig:
+    values = config.model_dump()
+    changes = {"environment": {"num_envs": 4}, "training_core": {"horizon": 16, "total_timesteps": 1000}}
+    for section in (changes, SMALL[name]):
+        for key, changed in section.items():
+            values[key] |= changed
+    return type(config).model_validate(values)
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_preset_trains(path: Path) -> None:
-    config = small(load(path, PpoConfig))
+    entry = entry_of(path)
+    config = small(load(path, entry.config_model), entry.name)
     settings, seeds = config.environment, spawn_seeds(1)
     env = make_vector_env(settings.task, settings.num_envs, seeds.environment, options=settings.options)
-    ppo = Ppo(env.spec, config, Runtime(torch.device("cpu"), seeds))
-    storage = ppo.make_storage(env.num_envs)
-    collect(ppo, env, storage, EpisodeStatistics(env.num_envs))
-    metrics = ppo.update(storage, 0.0)
-    assert np.isfinite([metrics.actor_loss, metrics.critic_loss, metrics.entropy]).all()
+    algorithm = entry.build(env.spec, config, Runtime(torch.device("cpu"), seeds))
+    storage = algorithm.make_storage(env.num_envs)
+    collect(algorithm, env, storage, EpisodeStatistics(env.num_envs))
+    metrics = algorithm.update(storage, 0.0)._asdict()
+    assert np.isfinite([metrics["actor_loss"], metrics["critic_loss"], metrics["entropy"]]).all()
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_preset_uses_the_whole_budget_that_it_states(path: Path) -> None:
-    config = load(path, PpoConfig)
+    config = load(path, entry_of(path).config_model)
     assert config.num_updates * config.batch_size == config.training_core.total_timesteps
-    assert "To reach: " in path.read_text() or path.name == "ppo.yaml"
+    assert "To reach: " in path.read_text() or path.stem in ALGORITHMS
 
 
 def test_tasks_that_one_would_look_for_have_a_preset() -> None:
-    names = {path.stem.removeprefix("ppo").removeprefix("_") for path in PRESETS}
-    control = {"", "acrobot", "pendulum", "lunarlander", "bipedalwalker"}
-    assert names >= control | {"halfcheetah", "hopper", "walker2d", "ant"} | {"pong", "breakout"}
-    assert names >= {"maze", "sokoban", "game2048"}
+    names = {path.stem for path in PRESETS}
+    control = {"acrobot", "pendulum", "lunarlander", "bipedalwalker"}
+    mujoco = {"halfcheetah", "hopper", "walker2d", "ant"}
+    puzzles = {"maze", "rubikscube", "sokoban", "game2048"}
+    assert names >= {"ppo"} | {f"ppo_{task}" for task in control | mujoco | puzzles | {"pong", "breakout"}}
+    simulated = {"acrobot", "pendulum", "halfcheetah", "hopper", "slidingtile"} | puzzles
+    assert names >= {"spo"} | {f"spo_{task}" for task in simulated}
