@@ -4,60 +4,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from spo_parts import Parts, weights
 
-from trainers.config import SpoConfig
-from trainers.envs import VectorEnv, make_vector_env
 from trainers.errors import ConfigError, DivergenceError, TaskError
 from trainers.evaluation import run_episodes
-from trainers.rollout import EpisodeStatistics, RolloutStorage, collect
-from trainers.runtime import prepare
-from trainers.spo import Spo
-from trainers.spo.replay import Experience
+from trainers.rollout import collect
 from trainers.spo.search import search
 from trainers.spo.tree import search_tree
-
-SMALL = {
-    "training_core": {"horizon": 8, "total_timesteps": 512},
-    "architecture": {"hidden_sizes": (16, 16)},
-    "search": {"num_particles": 4, "search_depth": 3},
-    "spo": {"replay_size": 96, "batch_size": 16, "replay_ratio": 2.0},
-}
-
-
-class Parts:
-    """A learner with environments to learn from."""
-
-    def __init__(self, task: str = "CartPole-v1", *, num_groups: int = 1, **changes: Any) -> None:
-        sections = {name: {**SMALL.get(name, {}), **changes.get(name, {})} for name in {*SMALL, *changes}}
-        sections["environment"] = {"task": task, "num_envs": 4, **sections.get("environment", {})}
-        self.config = SpoConfig(**sections)
-        runtime = prepare(self.config.hardware, self.config.training_core.seed)
-        environment = self.config.environment
-        self.env = self.make_env(runtime.seeds.environment, environment.num_envs, num_groups)
-        self.spo = Spo(self.env.spec, self.config, runtime)
-        self.storage = self.spo.make_storage(environment.num_envs)
-        self.episodes = EpisodeStatistics(environment.num_envs)
-
-    def make_env(self, seed: int, num_envs: int, num_groups: int = 1) -> VectorEnv:
-        environment = self.config.environment
-        return make_vector_env(
-            environment.task, num_envs, seed, num_groups=num_groups, max_episode_steps=environment.max_episode_steps
-        )
-
-    @property
-    def found(self) -> Experience:
-        """What the searches of the last rollout have found."""
-        return self.spo._actor.experience(self.storage, 1.0)
-
-    def update(self, count: int = 1) -> dict[str, float]:
-        for _ in range(count):
-            collect(self.spo, self.env, self.storage, self.episodes)
-            metrics = self.spo.update(self.storage, 0.0)
-        return metrics._asdict()
-
-
-def weights(spo: Spo) -> torch.Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in spo.network.parameters()])
 
 
 @pytest.mark.parametrize(
@@ -290,33 +243,6 @@ def test_task_without_a_simulator_is_refused() -> None:
         Parts("LunarLander-v3")
 
 
-@pytest.mark.parametrize("adaptive", [True, False])
-@pytest.mark.parametrize("task", ["CartPole-v1", "Pendulum-v1"])
-def test_step_as_a_function_moves_everything_as_the_step_by_autograd_does(task: str, adaptive: bool) -> None:
-    one, other = (Parts(task, spo={"adaptive_temperature": adaptive}) for _ in range(2))
-    for parts in (one, other):
-        collect(parts.spo, parts.env, parts.storage, parts.episodes)
-    batches = [list(parts.spo._batches.draw(parts.spo._keep(parts.storage))) for parts in (one, other)]
-    for mine, theirs in zip(*batches, strict=True):
-        torch.testing.assert_close(one.spo._step.by_autograd(mine), other.spo._step.by_function(*theirs))
-    torch.testing.assert_close(weights(one.spo), weights(other.spo))
-
-
-@pytest.mark.parametrize(("task", "mode"), [("CartPole-v1", "particles"), ("Pendulum-v1", "auto")])
-def test_compiled_learner_agrees_with_the_plain_one(task: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real_compile = torch.compile
-    monkeypatch.setattr(  # inductor would take a minute
-        torch,
-        "compile",
-        lambda function, **how: real_compile(function, fullgraph=True, dynamic=False, backend="aot_eager"),
-    )
-    plain, fast = (Parts(task, search={"mode": mode}, hardware={"compile": how}) for how in ("none", "default"))
-    for parts in (plain, fast):
-        parts.update()
-    torch.testing.assert_close(plain.found.weight, fast.found.weight, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(weights(plain.spo), weights(fast.spo), atol=1e-5, rtol=1e-4)
-
-
 def test_catch_is_learnt_within_some_seconds() -> None:
     parts = Parts(
         "Catch-v0",
@@ -327,21 +253,3 @@ def test_catch_is_learnt_within_some_seconds() -> None:
     )
     parts.update(12)
     assert run_episodes(parts.spo.deterministic_policy(), parts.make_env(99, 10), 20).mean_return == 1.0
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_neither_search_nor_gradient_steps_wait_for_the_gpu() -> None:
-    parts = Parts(hardware={"device": "cuda"})
-    parts.update(2)
-    storage: RolloutStorage = parts.storage
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        with torch.inference_mode():
-            parts.spo.begin_rollout(storage)
-            parts.spo.act(storage, 0, slice(None))
-        for batch in parts.spo._batches.draw(parts.spo._keep(storage)):
-            parts.spo._step.by_autograd(batch)
-        parts.spo._follow()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
