@@ -15,6 +15,7 @@ from trainers.simulators import Outcome
 from trainers.simulators.observed import ObservedModel
 from trainers.spo.noise import SearchNoise
 from trainers.spo.search import search
+from trainers.spo.tree import search_tree
 
 RESAMPLING = [("none", 1), ("period", 1), ("period", 2), ("period", 3), ("ess", 1)]
 
@@ -89,8 +90,9 @@ def draw_alike(world: World, depth: int) -> SearchNoise:
     return noise._replace(**{name: getattr(noise, name)[:depth] for name in ("action", "model", "resample")})
 
 
+@pytest.mark.parametrize("function", [search, search_tree])
 @pytest.mark.parametrize("poison", [math.nan, 1e9, math.inf])
-def test_critic_of_a_terminal_state_is_never_heard(poison: float) -> None:
+def test_critic_of_a_terminal_state_is_never_heard(poison: float, function: Any) -> None:
     class TwoWays(ObservedModel):
         """Action 0 ends in state 2, action 1 goes on to state 1."""
 
@@ -105,7 +107,7 @@ def test_critic_of_a_terminal_state_is_never_heard(poison: float) -> None:
         world = World(num_states=3, num_actions=2, model=TwoWays(), network=network)
         world.root_obs = torch.zeros(5, 1)
         settings = rules(search_depth=5, resampling="ess", ess_threshold=0.9)
-        return world.search(settings)
+        return world.search(settings, function=function)
 
     clean, poisoned = look(0.0), look(poison)
     for a, b in zip(clean[:5], poisoned[:5], strict=True):
@@ -113,15 +115,17 @@ def test_critic_of_a_terminal_state_is_never_heard(poison: float) -> None:
     assert torch.isfinite(poisoned.weight).all()
 
 
-def test_truncated_future_is_bootstrapped_with_the_critic() -> None:
+@pytest.mark.parametrize("function", [search, search_tree])
+def test_truncated_future_is_bootstrapped_with_the_critic(function: Any) -> None:
     network = TableNetwork(torch.zeros(40, 3), torch.zeros(40))
     world = World(end_probability=0.0, limit=2, network=network)
     settings = rules(search_depth=4, resampling="none")
-    before = world.search(settings)
+    before = world.search(settings, function=function)
     network.values = torch.full((40,), 5.0)  # the root's value is subtracted, the last one's added
-    after = world.search(settings)
+    after = world.search(settings, function=function)
     torch.testing.assert_close(before.advantage, after.advantage)
-    assert [float(depth.alive_fraction.mean()) for depth in after.depths] == [1.0, 0.0, 0.0, 0.0]
+    alive = [float(depth.alive_fraction.mean()) for depth in after.depths]
+    assert alive == pytest.approx([1.0, 0.0, 0.0, 0.0])
 
 
 class Hashing(ObservedModel):
@@ -374,7 +378,8 @@ def test_compiled_search_gives_what_the_plain_one_gives() -> None:
         torch.testing.assert_close(a, b)
 
 
-def test_search_never_waits_for_the_device() -> None:
+@pytest.mark.parametrize("function", [search, search_tree])
+def test_search_never_waits_for_the_device(function: Any) -> None:
     """On a meta device no number exists: whatever asked for one would raise."""
     world = World(num_states=4)
     for name in ("following", "reward", "ends"):
@@ -382,10 +387,10 @@ def test_search_never_waits_for_the_device() -> None:
     network = TableNetwork(torch.zeros(4, 3, device="meta"), torch.zeros(4, device="meta"))
     settings = rules(resampling="ess", root_noise_fraction=0.2)
     noise = SearchNoise(*[part.to("meta") for part in draw(world.policy, settings, 5, 0)])
-    obs = world.root_obs.to("meta")
+    obs, temperature = world.root_obs.to("meta"), torch.zeros((), device="meta")
     root = world.simulator.restore(obs, torch.zeros(5, dtype=torch.int32, device="meta"))
-    result = search(network, world.policy, world.simulator, settings, torch.zeros((), device="meta"), root, obs, noise)
-    assert result.weight.shape == (5, 16)
+    result = function(network, world.policy, world.simulator, settings, temperature, root, obs, noise)
+    assert result.weight.shape == (5, 16 if function is search else 3)
 
 
 @pytest.mark.gpu
