@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,26 @@ def test_closed_client_asks_nobody(fake_mlflow: FakeMlflow) -> None:
 def test_connection_is_kept_for_less_than_the_server_keeps_it() -> None:
     pool = MlflowClient(Settings())._http._connected()._pool  # type: ignore[attr-defined]
     assert pool._keepalive_expiry < 5.0
+
+
+def test_request_looks_for_no_module(fake_mlflow: FakeMlflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is not there is looked for in every folder, each time; and a fork must not come in between."""
+    wanted: list[str] = []
+
+    class Watcher:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            wanted.append(name)
+
+    async def twice(client: MlflowClient) -> Outcome:
+        await log_points(POINT)(client)
+        monkeypatch.setattr(sys, "meta_path", [Watcher, *sys.meta_path])
+        outcome: Outcome = await log_points(POINT)(client)
+        monkeypatch.undo()
+        return outcome
+
+    ask(fake_mlflow.uri, twice)
+    assert wanted == []
 
 
 def test_next_loop_gets_a_new_connection(fake_mlflow: FakeMlflow) -> None:
