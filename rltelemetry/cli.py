@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from rltelemetry import server
 from rltelemetry.errors import RltelemetryError
@@ -113,7 +113,7 @@ def _doctor(options: argparse.Namespace) -> int:
         if finding.level is not doctor.Level.SKIPPED:
             print(doctor.as_line(finding), flush=True)
 
-    resolved = _examined(options)
+    resolved = _in_force(tracking_uri=options.uri, request_timeout_s=options.timeout)
     examination = doctor.Examination(resolved, is_read_only=options.read_only)
     uri = resolved.settings.tracking_uri
     if options.json:
@@ -125,9 +125,8 @@ def _doctor(options: argparse.Namespace) -> int:
     return int(any(finding.is_failure for finding in findings))
 
 
-def _examined(options: argparse.Namespace) -> Resolved:
+def _in_force(**fields: Any) -> Resolved:
     """The settings in force; with no address given, the server that a training started here would use."""
-    fields = {"tracking_uri": options.uri, "request_timeout_s": options.timeout}
     resolved = resolve(fields, os.environ)
     own = server.recorded(Path.cwd())
     if "tracking_uri" in resolved.sources or own is None or server.find() is not None:
@@ -146,7 +145,7 @@ def _add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
 def _tail_run(options: argparse.Namespace) -> int:
     from rltelemetry.tail import Screen, tail  # loads httpx
 
-    resolved = resolve({"tracking_uri": options.tracking_uri}, os.environ)
+    resolved = _in_force(tracking_uri=options.tracking_uri)
     screen = Screen(sys.stdout)
     with contextlib.suppress(KeyboardInterrupt):  # the way to leave it
         tail(options.run, resolved, screen, tuple(options.keys), is_once=options.once or not screen.is_live)

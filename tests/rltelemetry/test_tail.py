@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rltelemetry
-from rltelemetry import cli
+from rltelemetry import cli, server
 from rltelemetry.errors import SettingsError
 from rltelemetry.handoff import CELL
 from rltelemetry.labels import Labels
@@ -388,6 +388,17 @@ def test_command_prints_once_where_there_is_no_terminal(
     assert cli.main(["tail", "--keys", "actor/*"]) == 0
     assert "No points yet" in capsys.readouterr().out
     assert cli.main(["tail", "nonsense"]) == 2
+
+
+def test_command_looks_at_this_directorys_server_where_nothing_else_is_named(
+    fake_mlflow: FakeMlflow, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = server.EmbeddedServer(fake_mlflow.uri, os.getpid(), "", "")
+    monkeypatch.setattr(server, "recorded", lambda _directory: own)
+    monkeypatch.setattr(server, "find", lambda: None)
+    fake_mlflow.create_run("trained here")
+    assert cli.main(["tail", "--once"]) == 0
+    assert "trained here" in capsys.readouterr().out
 
 
 def test_terminal_is_drawn_over_and_ctrl_c_is_no_failure() -> None:
