@@ -68,11 +68,10 @@ def _train_and_talk(
             if arguments.saved is not None:
                 restore_curve(emitter, arguments.saved.path.parent, parts.state.progress.timesteps)
             _say_start(emitter, arguments, parts, folder)
-            title = f"{entry.title} on {arguments.config.environment.task}"
-            with Artifacts(telemetry, emitter, arguments.config, title, folder) as artifacts:
-                outcome = _train(
-                    parts, arguments.config, entry.name, folder, telemetry, emitter, interruption, artifacts.saved
-                )
+            config = arguments.config
+            title = f"{entry.title} on {config.environment.task}, seed {config.training_core.seed}"
+            with Artifacts(telemetry, emitter, config, title, folder) as artifacts:
+                outcome = _train(parts, config, entry.name, folder, telemetry, emitter, interruption, artifacts.saved)
             _wait_for_server(telemetry, emitter, fields.get("startup_s", 0.0))
     return outcome
 
