@@ -45,7 +45,8 @@ def train(session: nox.Session) -> None:
     config = Path("configs/ppo.yaml").resolve()
     session.chdir(session.invoked_from)  # where its user stands: that is where runs, checkpoints and server are kept
     # Ctrl-C reaches the training, too: nox must not kill it while it saves
-    session.run("ppo", "--config", str(config), *session.posargs, interrupt_timeout=10.0, terminate_timeout=10.0)
+    arguments = ("--config", str(config), "--logging.artifacts", *session.posargs)
+    session.run("ppo", *arguments, interrupt_timeout=10.0, terminate_timeout=10.0)
 
 
 @nox.session
