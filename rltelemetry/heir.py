@@ -14,7 +14,7 @@ from rltelemetry.reasons import DIED
 from rltelemetry.registration import Role
 from rltelemetry.run import Run
 from rltelemetry.settings import Settings
-from rltelemetry.sinks.mlflow import Delivery, Ledger, MlflowClient, Spool, SpoolFile
+from rltelemetry.sinks.mlflow import Delivery, Ledger, MlflowClient, Outcome, Spool, SpoolFile
 
 __all__ = ["Heir", "Settlement"]
 
@@ -63,6 +63,7 @@ class Heir:
         self._notices = notices
         self._clock = clock
         self._give_way = give_way
+        self._is_closed = False
         died_at_ms = file.written_at_ns // 1_000_000
         self._spool = Spool(file, settings, notices, clock, self.points, Ledger())
         if self._spool.get("died_at_ms") is None:
@@ -89,8 +90,10 @@ class Heir:
             self.close()
 
     def close(self) -> None:
-        """Give the spool up; what was not sent stays in it."""
-        self._spool.close()
+        """Give the spool up; what was not sent stays in it, were it only that the run is over. Twice is harmless."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._spool.close(is_needed=self._may_have_died_running())
 
     async def _send(self, plan: RunPlan, client: MlflowClient, deadline: float, *, is_patient: bool) -> Settlement:
         with self._role() as role:
@@ -102,9 +105,12 @@ class Heir:
                 finding.cancel()
                 await asyncio.gather(finding, return_exceptions=True)
         if run.facts is None:
+            self._forget_if_gone(run.last_failure)
             return self._left(str(run.last_failure or "the server did not answer in time"))
-        if self._may_have_died_running() and (run.facts.status, run.facts.owner) == ("RUNNING", plan.owner):
-            run.finish("KILLED", self._spool.get("died_at_ms"), DIED)
+        if self._may_have_died_running():
+            if (run.facts.status, run.facts.owner) == ("RUNNING", plan.owner):
+                run.finish("KILLED", self._spool.get("died_at_ms"), DIED)
+            self._spool.put("is_over", True)
         delivery = Delivery(
             self._settings, self._spool, client, run, self._notices, self._clock,
             is_inherited=True, give_way=self._give_way,
@@ -121,7 +127,13 @@ class Heir:
 
     def _may_have_died_running(self) -> bool:
         """Whether the dead process looked after a run that exists, and did not say that it was over."""
-        return not self._file.is_child and not self._spool.get("is_over") and self._spool.get("run_id") is not None
+        is_known = self.plan is not None and self._spool.get("run_id") is not None
+        return is_known and not self._file.is_child and not self._spool.get("is_over")
+
+    def _forget_if_gone(self, outcome: Outcome | None) -> None:
+        """Do not wait for a run that its server does not know any more, if there is nothing to be sent to it."""
+        if outcome is not None and outcome.status == 404 and outcome.error_code and self._spool.is_empty:
+            self._spool.put("is_over", True)
 
     @contextlib.contextmanager
     def _role(self) -> Iterator[Role]:

@@ -322,3 +322,27 @@ def test_real_server_gets_a_killed_run_whole(mlflow_server: MlflowServer, spools
     assert (run.name, run.status) == ("dead", "KILLED")
     assert steps_of(mlflow_server, run.run_id) == list(range(EVENTS))
     assert list(spools.iterdir()) == []
+
+
+def test_killed_run_that_left_no_data_is_marked_as_soon_as_its_server_answers(
+    fake_mlflow: FakeMlflow, spools: Path
+) -> None:
+    with ToxicProxy(fake_mlflow.port) as proxy:
+        die(proxy.uri, before="telemetry.wait_ready(20)", after="assert telemetry.flush(20)")
+        proxy.stop()
+        assert sync() == 1, "the server must still be told"
+        proxy.start()
+        assert sync() == 0
+    (run,) = fake_mlflow.runs()
+    assert run.status == "KILLED"
+    assert list(spools.iterdir()) == []
+
+
+def test_killed_run_that_left_no_data_and_is_gone_is_forgotten(
+    fake_mlflow: FakeMlflow, spools: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FakeMlflow() as gone:
+        die(gone.uri, before="telemetry.wait_ready(20)", after="assert telemetry.flush(20)")
+    assert sync("--tracking-uri", fake_mlflow.uri) == 1
+    assert "not found" in capsys.readouterr().out
+    assert list(spools.iterdir()) == []

@@ -155,8 +155,12 @@ class Spool:
         self._db.maintain()
         self._follow_moves()
 
-    def close(self) -> None:
-        """Close; the file goes when nothing waits in it, and is put aside when all that is left is refused for good."""
+    def close(self, *, is_needed: bool = False) -> None:
+        """Close; the file goes when nothing waits in it, and is put aside when all that is left is refused for good.
+
+        Args:
+            is_needed: whether the file must stay for what it tells of its run.
+        """
         if self._is_closed:
             return
         self._is_closed = True
@@ -166,7 +170,7 @@ class Spool:
             for ledger in self._ledgers.values():
                 ledger.drop("memory_lost", ledger.kept)
         num_dead = self._db.read(tables.count_dead)
-        aside = self._db.close("keep" if not self.is_empty else "aside" if num_dead else "remove")
+        aside = self._db.close("keep" if is_needed or not self.is_empty else "aside" if num_dead else "remove")
         if aside is not None:
             self._notices.info(f"{num_dead} entries that MLflow has refused for good are in {aside} (table dead)")
 
