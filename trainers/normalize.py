@@ -133,18 +133,19 @@ class RewardNormalizer(nn.Module):
         self.register_buffer("discounted_return", torch.zeros(num_envs, dtype=torch.float64))
 
     @torch.no_grad()
-    def forward(self, reward_TN: Tensor, done_TN: Tensor, valid_TN: Tensor) -> Tensor:
+    def forward(self, reward_TN: Tensor, done_TN: Tensor, valid_TN: Tensor, is_new_N: Tensor) -> Tensor:
         """Take in a rollout and return its rewards at the new scale; dummies count for nothing and get 0.
 
         Args:
             reward_TN: float.
             done_TN: the episode ended, either way; bool.
             valid_TN: false on dummies; bool.
+            is_new_N: an episode begins with the first row, whatever came before: the environments may be new; bool.
         """
         reward_TN = reward_TN.masked_fill(~valid_TN, 0.0)
         goes_on_TN = valid_TN & ~done_TN
         # G_t needs what came before, discounted_sum what comes after: run time backwards
-        carry_TN = torch.cat([torch.ones_like(goes_on_TN[:1]), goes_on_TN[:-1]]).double() * self._gamma
+        carry_TN = torch.cat([~is_new_N.unsqueeze(0), goes_on_TN[:-1]]).double() * self._gamma
         first_N = reward_TN[:1].double() + carry_TN[:1] * self.discounted_return
         delta_TN = torch.cat([first_N, reward_TN[1:].double()])
         return_TN = discounted_sum(delta_TN.flip(0), carry_TN.flip(0)).flip(0)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from trainers.normalize import ObsNormalizer, RewardNormalizer, RunningMoments
 
 GAMMA = 0.9
+GOES_ON = torch.zeros(4, dtype=torch.bool)
 
 
 def rows(num: int, columns: int = 3, seed: int = 0) -> torch.Tensor:
@@ -94,7 +95,7 @@ def test_rewards_are_divided_by_the_deviation_of_the_discounted_return(cut: int)
     reward, done, valid = rollout(seed=3)
     normalizer = RewardNormalizer(4, GAMMA)
     for part in (slice(0, cut), slice(cut, None)):
-        flags = (torch.from_numpy(done[part]), torch.from_numpy(valid[part]))
+        flags = (torch.from_numpy(done[part]), torch.from_numpy(valid[part]), GOES_ON)
         scaled = normalizer(torch.from_numpy(reward[part]).float(), *flags)
     expected = np.where(valid, reward, 0.0)[cut:] / slow_deviation(reward, done, valid)
     np.testing.assert_allclose(scaled.numpy(), expected, rtol=1e-4)
@@ -103,12 +104,19 @@ def test_rewards_are_divided_by_the_deviation_of_the_discounted_return(cut: int)
 
 def test_rewards_that_are_always_zero_stay_zero() -> None:
     none = torch.zeros(5, 2)
-    assert torch.equal(RewardNormalizer(2, GAMMA)(none, none.bool(), ~none.bool()), none)
+    assert torch.equal(RewardNormalizer(2, GAMMA)(none, none.bool(), ~none.bool(), GOES_ON[:2]), none)
 
 
 def test_reward_normaliser_continues_from_its_state() -> None:
     reward, done, valid = (torch.from_numpy(array) for array in rollout(seed=5))
     first, second = RewardNormalizer(4, GAMMA), RewardNormalizer(4, GAMMA)
-    first(reward, done, valid)
+    first(reward, done, valid, GOES_ON)
     second.load_state_dict(first.state_dict())
-    assert torch.equal(first(reward, done, valid), second(reward, done, valid))
+    assert torch.equal(first(reward, done, valid, GOES_ON), second(reward, done, valid, GOES_ON))
+
+
+def test_return_of_a_new_episode_starts_at_its_own_rewards_whatever_was_under_way() -> None:
+    normalizer, paid, no = RewardNormalizer(2, 0.5), torch.tensor([[2.0, 2.0]]), torch.zeros(1, 2, dtype=torch.bool)
+    for is_new in (GOES_ON[:2], torch.tensor([True, False])):
+        normalizer(paid, no, ~no, is_new)
+    assert normalizer.discounted_return.tolist() == [2.0, 3.0]

@@ -382,6 +382,17 @@ def test_reward_that_spoils_the_loss_is_told_in_the_same_update_and_spoils_nothi
     assert not torch.equal(weights(parts.ppo), before)
 
 
+def test_discounted_returns_start_anew_with_the_environments() -> None:
+    parts = session(config("Pendulum-v1", NORMALIZED))
+    train(parts, 1)
+    parts.storage.start_anew()
+    train(parts, 1)
+    expected = torch.zeros(NUM_ENVS, dtype=torch.float64)
+    for reward_N in parts.storage.reward:
+        expected = config().training_core.gamma * expected + reward_N
+    torch.testing.assert_close(parts.ppo._reward_normalizer.discounted_return, expected)
+
+
 def test_policy_that_has_diverged_never_reaches_the_environments() -> None:
     parts = session(config("Pendulum-v1"))
     with torch.no_grad():

@@ -103,7 +103,7 @@ class Estimator:
         settings, reward_TN = self._environment, storage.reward
         if settings.normalize_reward:
             done_TN = storage.terminated | storage.truncated
-            reward_TN = self._reward_normalizer(reward_TN, done_TN, storage.valid)
+            reward_TN = self._reward_normalizer(reward_TN, done_TN, storage.valid, storage.elapsed[0] == 0)
         if settings.reward_scale != 1.0:
             reward_TN = reward_TN * settings.reward_scale
         if settings.reward_clip is not None:
