@@ -102,14 +102,18 @@ def summed_up(ranks: Ranks) -> Any:
     return _together(ranks, lambda: 5), summary.episodes, summary.mean_return, summary.min_return, summary.max_return
 
 
-def trained(ranks: Ranks) -> Any:
-    """Two updates of PPO, normalisers and all: weights, metrics, and what each rank did."""
+def learner(ranks: Ranks) -> Ppo:
     size = {"horizon": 16, "num_epochs": 2, "total_timesteps": 10_000, "target_kl": 0.01}
     environment = {"num_envs": 8 // ranks.size, "normalize_obs": True, "normalize_reward": True}
     config = PpoConfig.model_validate({"training_core": size, "environment": environment})
-    seeds = spawn_seeds(1, ranks.rank)
-    env = make_vector_env("CartPole-v1", 8 // ranks.size, seeds.environment + ranks.rank * 8 // ranks.size)
-    ppo = Ppo(env.spec, config, Runtime(torch.device("cpu"), seeds, ranks))
+    spec = make_vector_env("CartPole-v1", 1, 0).spec
+    return Ppo(spec, config, Runtime(torch.device("cpu"), spawn_seeds(1, ranks.rank), ranks))
+
+
+def trained(ranks: Ranks) -> Any:
+    """Two updates of PPO, normalisers and all: weights, metrics, and what each rank did."""
+    ppo = learner(ranks)
+    env = make_vector_env("CartPole-v1", 8 // ranks.size, 1 + ranks.rank * 8 // ranks.size)
     storage = ppo.make_storage(env.num_envs)
     for progress in (0.0, 0.5):
         collect(ppo, env, storage, EpisodeStatistics(env.num_envs))
@@ -144,9 +148,17 @@ def trained_by_search(ranks: Ranks) -> Any:
     return torch.cat(parts).tolist(), metrics._asdict(), storage.action.tolist()
 
 
+def continued(ranks: Ranks) -> Any:
+    return saved_and_put_back(ranks, learner)
+
+
 def continued_by_search(ranks: Ranks) -> Any:
-    """A run of SPO that is saved, goes on, and is put back: by its own ranks, and by ranks that begin with it."""
-    state, other = (RunState(searcher(ranks), EpisodeStatistics(8 // ranks.size), ranks=ranks) for _ in range(2))
+    return saved_and_put_back(ranks, searcher)
+
+
+def saved_and_put_back(ranks: Ranks, make: Callable[[Ranks], Any]) -> Any:
+    """What a rank has of its own: saved, after two more updates, put back, and in a process that begins with it."""
+    state, other = (RunState(make(ranks), EpisodeStatistics(8 // ranks.size), ranks=ranks) for _ in range(2))
     env = make_vector_env("CartPole-v1", 8 // ranks.size, 1 + ranks.rank * 8 // ranks.size)
     storage = state.learner.make_storage(env.num_envs)
 
@@ -155,7 +167,7 @@ def continued_by_search(ranks: Ranks) -> Any:
         state.learner.update(storage, 0.0)
 
     learn()
-    captured = encode(state.capture("spo", SpoConfig(), {}))
+    captured = encode(state.capture("some", SpoConfig(), {}))
     (content, *_), saved = ranks.gather(captured), own_state(state)
     learn()
     learn()
@@ -166,18 +178,20 @@ def continued_by_search(ranks: Ranks) -> Any:
     return {"saved": saved, "changed": changed, "rolled back": own_state(state), "resumed": own_state(other)}
 
 
-def own_state(state: RunState) -> list[float]:
-    """Numbers that tell the generators and the replay."""
-    own = state.learner.state_dict()["own"]
-    parts = (own["noise_generator"], own["minibatch_generator"], own["replay"]["obs"])
-    return [x for part in parts for x in part.double().flatten().tolist()]
+def own_state(state: RunState) -> Any:
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(part) for key, part in value.items()}
+        return value.tolist() if isinstance(value, torch.Tensor) else value
+
+    return plain(state.learner.state_dict()["own"])
 
 
 WORK: dict[str, Callable[[Ranks], Any]] = {
     work.__name__: work
     for work in (
         *(optimised, poisoned, moments, normalised, exchanged, diverged, summed_up),
-        *(trained, trained_by_search, continued_by_search),
+        *(trained, trained_by_search, continued, continued_by_search),
     )
 }
 
@@ -256,12 +270,14 @@ def test_search_learns_the_same_on_all_ranks_while_each_explores_on_its_own(pair
     assert actions != other_actions
 
 
-def test_each_rank_gets_its_own_replay_and_generators_back(pair: list[dict[str, Any]]) -> None:
-    first, second = (found["continued_by_search"] for found in pair)
+@pytest.mark.parametrize("name", ["continued", "continued_by_search"])
+def test_each_rank_gets_back_what_is_its_own(name: str, pair: list[dict[str, Any]]) -> None:
+    first, second = (found[name] for found in pair)
     for found in (first, second):
-        assert found["changed"] != found["saved"]
-        assert found["rolled back"] == found["resumed"] == found["saved"]
-    assert first["saved"] != second["saved"]
+        for key, value in found["saved"].items():
+            assert found["changed"][key] != value, key
+            assert found["rolled back"][key] == found["resumed"][key] == value, key
+            assert first["saved"][key] != second["saved"][key], key
 
 
 # --- without others

@@ -155,6 +155,7 @@ class Ppo:
             "own": {
                 "noise_generator": self._noise_generator.get_state(),
                 "minibatch_generator": self._minibatch_generator.get_state(),
+                "discounted_return": self._reward_normalizer.discounted_return,
             },
         }
 
@@ -162,12 +163,12 @@ class Ppo:
         """Continue from a `state_dict` of a learner with the same shapes."""
         self.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
-        returns = {"discounted_return": self._reward_normalizer.discounted_return}
-        had_as_many_envs = state["reward_normalizer"]["discounted_return"].shape == returns["discounted_return"].shape
+        own, fresh = state["own"], self._reward_normalizer.discounted_return
         # another number of ranks: what is under way in each environment is its own, and starts anew
-        self._reward_normalizer.load_state_dict(state["reward_normalizer"] | ({} if had_as_many_envs else returns))
-        self._noise_generator.set_state(state["own"]["noise_generator"].cpu())
-        self._minibatch_generator.set_state(state["own"]["minibatch_generator"].cpu())
+        returns = own["discounted_return"] if own["discounted_return"].shape == fresh.shape else fresh
+        self._reward_normalizer.load_state_dict(state["reward_normalizer"] | {"discounted_return": returns})
+        self._noise_generator.set_state(own["noise_generator"].cpu())
+        self._minibatch_generator.set_state(own["minibatch_generator"].cpu())
         self.num_updates = state["num_updates"]
 
     def load_model(self, state: dict[str, Any]) -> None:
