@@ -5,7 +5,6 @@ All of it belongs to the worker thread once that runs.
 
 import asyncio
 import importlib.util
-import shlex
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
@@ -13,7 +12,7 @@ from typing import Final
 from rltelemetry.clock import Clock
 from rltelemetry.notices import Notices
 from rltelemetry.plan import RunPlan
-from rltelemetry.recovery import Recovery
+from rltelemetry.recovery import Recovery, sync_command
 from rltelemetry.registration import Role
 from rltelemetry.run import Run
 from rltelemetry.settings import Settings
@@ -121,9 +120,7 @@ class MlflowExport:
         left = self.points.counts().kept + self.spans.counts().kept + self._recovery.points_left
         if self._is_child or (not left and not self._file.path.exists()):
             return ""
-        folder = self._file.path.parent
-        where = f" {shlex.quote(str(folder))}" if self._settings.spool_dir else ""
-        return f"what is kept lies in {self._file.path}; send it with: rltelemetry sync{where}"
+        return f"what is kept lies in {self._file.path}; send it with: {sync_command(self._settings)}"
 
     async def _recover(self) -> None:
         await self.run.settle(FOREVER, is_patient=True)

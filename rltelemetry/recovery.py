@@ -5,6 +5,7 @@ tried once; what cannot be sent is left to the next start, and to `rltelemetry s
 """
 
 import asyncio
+import shlex
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,7 @@ from rltelemetry.notices import Notices
 from rltelemetry.settings import Settings
 from rltelemetry.sinks.mlflow import FOREVER, Delivery, MlflowClient, SpoolFile
 
-__all__ = ["Recovery", "describe"]
+__all__ = ["Recovery", "describe", "sync_command"]
 
 ROUND_S: Final = 60.0
 """How often to look for processes that have died meanwhile."""
@@ -88,16 +89,33 @@ class Recovery:
     async def _take_over(self, file: SpoolFile) -> None:
         heir = Heir(file, self._settings, self._notices, self._clock, give_way=self._give_way)
         if heir.plan is not None and heir.plan.tracking_uri != self._settings.tracking_uri:
-            heir.close()  # credentials are for our own server only
+            self._leave(heir, heir.plan.tracking_uri)
             return
         settlement = await heir.settle(self._client, FOREVER, is_patient=False)
         if text := describe(settlement):
             self._notices.info(f"of an earlier process ({file.path.name}): {text}")
 
+    def _leave(self, heir: Heir, tracking_uri: str) -> None:
+        """Leave a spool alone that is for another server: credentials are for our own only."""
+        if heir.has_work:
+            sync, ours = sync_command(self._settings), self._settings.tracking_uri
+            self._notices.once(
+                f"left for {tracking_uri}",
+                f"an earlier process left data for the MLflow server at {tracking_uri}, which is not this run's. "
+                f"Send it there with: {sync}; or to this run's with: {sync} --tracking-uri {ours}",
+            )
+        heir.close()
+
     async def _give_way(self) -> None:
         await self._clock.sleep(REST_S)
         while self._delivery.is_sending:
             await self._clock.sleep(REST_S)
+
+
+def sync_command(settings: Settings) -> str:
+    """Return the command that sends what is left."""
+    where = f" {shlex.quote(str(settings.spool_dir))}" if settings.spool_dir else ""
+    return f"rltelemetry sync{where}"
 
 
 def describe(settlement: Settlement) -> str:

@@ -201,16 +201,23 @@ def test_resumed_program_goes_on_in_the_run_that_has_its_uuid(fake_mlflow: FakeM
     assert [point.step for point in fake_mlflow.points(run.run_id)] == [1, 2]
 
 
-def test_spool_of_another_server_is_left_to_sync(fake_mlflow: FakeMlflow, spools: Path) -> None:
+def test_spool_of_another_server_is_left_to_sync_with_a_word(
+    fake_mlflow: FakeMlflow, spools: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     leave(DEAD, "elsewhere")
+    leave(DEAD, "elsewhere, too")
     with ToxicProxy(fake_mlflow.port) as proxy:
         proxy.stop()
         leave(proxy.uri, "here")
         proxy.start()
-        with reachable(proxy.uri, run_name="next"):
-            wait_for(lambda: len(list(spools.glob("*.spool"))) == 2)
+        with reachable(proxy.uri, run_name="next", console="json"):
+            wait_for(lambda: len(list(spools.glob("*.spool"))) == 3)
+        uri = proxy.uri
     assert sorted(run.name for run in fake_mlflow.runs()) == ["here", "next"]
-    assert len(list(spools.glob("*.spool"))) == 1
+    assert len(list(spools.glob("*.spool"))) == 2
+    said = capsys.readouterr().err
+    assert said.count(f"left data for the MLflow server at {DEAD}") == 1
+    assert f"or to this run's with: rltelemetry sync --tracking-uri {uri}" in said
 
 
 def test_parent_sends_what_its_killed_children_have_left(fake_mlflow: FakeMlflow, spools: Path) -> None:
