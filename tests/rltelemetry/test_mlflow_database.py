@@ -7,8 +7,9 @@ import pytest
 
 from rltelemetry.notices import Notices
 from rltelemetry.sinks.mlflow import database
+from rltelemetry.sinks.mlflow.connection import connect_disk
 from rltelemetry.sinks.mlflow.database import RETURN_S, Database
-from rltelemetry.sinks.mlflow.storage import SpoolFile, connect_disk
+from rltelemetry.sinks.mlflow.storage import SpoolFile
 from rltelemetry.testing import FakeClock
 
 

@@ -13,7 +13,8 @@ from typing import Final, Literal, TypeVar
 
 from rltelemetry.clock import Clock
 from rltelemetry.notices import Notices
-from rltelemetry.sinks.mlflow.storage import Durability, SpoolFile, connect_disk, connect_memory
+from rltelemetry.sinks.mlflow.connection import Durability, connect_disk, connect_memory
+from rltelemetry.sinks.mlflow.storage import SpoolFile
 from rltelemetry.sinks.mlflow.tables import COLUMNS
 
 __all__ = ["MEMORY_BYTES", "Database"]

@@ -1,4 +1,4 @@
-"""Where a spool lies: the file, its lock, its sqlite pragmas.
+"""Where a spool lies: the file, its lock, its family.
 
 A spool belongs to one process. The owner holds a POSIX lock on a file beside the database (not on the database: closing
 another descriptor of it would release sqlite's own locks), which the kernel drops when the owner dies and which a
@@ -9,27 +9,16 @@ import contextlib
 import fcntl
 import os
 import secrets
-import sqlite3
 import time
 from pathlib import Path
 from typing import Final, Literal
 
-from rltelemetry.sinks.mlflow.tables import SCHEMA, SCHEMA_VERSION
-
-__all__ = ["Durability", "SpoolFile", "connect_disk", "connect_memory", "is_network_file_system"]
-
-Durability = Literal["normal", "full"]
+__all__ = ["SpoolFile"]
 
 SUFFIX: Final = ".spool"
 COMPANIONS: Final = ("-wal", "-shm", "-journal")
 INDEX: Final = "-shm"
 CHILD_MARK: Final = "+"
-BUSY_S: Final = 0.1
-
-NETWORK_FILE_SYSTEMS: Final = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "lustre", "beegfs", "gpfs", "ceph", "fuse.sshfs", "9p"}
-)
-"""WAL needs memory that all users of the file share; these have none."""
 
 _owned: set[Path] = set()
 """What this process owns: a POSIX lock does not keep a process from taking it twice, and closing it once drops it."""
@@ -146,59 +135,6 @@ class SpoolFile:
 
     def _key(self) -> Path:
         return self.path.parent.resolve() / self.path.name
-
-
-def connect_disk(file: SpoolFile, durability: Durability) -> sqlite3.Connection:
-    """Open, or make, the database of a file that becomes ours.
-
-    Raises:
-        OSError: the directory cannot be written, or somebody else owns the file.
-        sqlite3.OperationalError: the disk does not let it be used.
-        sqlite3.DatabaseError: it is damaged, no spool, or of another version.
-    """
-    if not file.acquire():
-        raise BlockingIOError(f"{file.path} is in use by another process")
-    os.close(os.open(file.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-    db = sqlite3.connect(file.path, timeout=BUSY_S, check_same_thread=False)
-    try:
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        (num_tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if version != SCHEMA_VERSION and (version or num_tables):
-            raise sqlite3.DatabaseError(f"schema version {version} instead of {SCHEMA_VERSION}")
-        mode = "TRUNCATE" if is_network_file_system(file.path) else "WAL"
-        db.execute(f"PRAGMA journal_mode = {mode}").fetchall()
-        db.execute(f"PRAGMA synchronous = {durability.upper()}")
-        db.executescript(SCHEMA)
-        db.execute("SELECT count(*) FROM rows").fetchone()
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def connect_memory() -> sqlite3.Connection:
-    """Open an empty database in memory."""
-    db = sqlite3.connect(":memory:", check_same_thread=False)
-    db.executescript(SCHEMA)
-    return db
-
-
-def is_network_file_system(path: Path, mounts: str | None = None) -> bool:
-    """Say whether a path lies on a network file system, by the kernel's table of mounts."""
-    try:
-        table = Path("/proc/mounts").read_text() if mounts is None else mounts
-        path = path.resolve()
-    except OSError:
-        return False
-    best, kind = "", ""
-    for line in table.splitlines():
-        fields = line.split()
-        if len(fields) < 3:
-            continue
-        point = fields[1].replace("\\040", " ")
-        if Path(point) in (path, *path.parents) and len(point) >= len(best):
-            best, kind = point, fields[2]
-    return kind in NETWORK_FILE_SYSTEMS
 
 
 def _lock(descriptor: int) -> bool:
