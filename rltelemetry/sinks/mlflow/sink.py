@@ -58,7 +58,7 @@ class MlflowSink:
         """Take points, those that no event carries (system metrics) included."""
         self._pending += points
 
-    def add_traces(self, spans: bytes, num_spans: int, _roots: int) -> None:
+    def add_traces(self, spans: bytes, num_spans: int) -> None:
         """Take encoded spans."""
         self._spool.append_traces(spans, num_spans)
 

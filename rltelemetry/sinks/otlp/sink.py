@@ -50,7 +50,7 @@ class OtlpSink:
 
     Args:
         service_name: the `service.name` of every span.
-        deliver: takes encoded spans, their number and that of their roots; None when MLflow gets no traces.
+        deliver: takes encoded spans and their number; None when MLflow gets no traces.
         run_id: the run's id as far as it is known; becomes the session of each trace.
         open_spans: the registry of spans that callers have open.
         environ: where a foreign OTLP back end is configured.
@@ -59,7 +59,7 @@ class OtlpSink:
     def __init__(
         self,
         service_name: str,
-        deliver: Callable[[bytes, int, int], None] | None,
+        deliver: Callable[[bytes, int], None] | None,
         run_id: Callable[[], str | None],
         open_spans: set[ApiSpan],
         environ: Mapping[str, str] = os.environ,
@@ -125,8 +125,7 @@ class OtlpSink:
         """Encode the finished spans and hand them over."""
         while self._finished and self._deliver is not None:
             spans = self._take()
-            roots = sum(span.parent is None for span in spans)
-            self._deliver(encode_spans(spans).SerializeToString(), len(spans), roots)
+            self._deliver(encode_spans(spans).SerializeToString(), len(spans))
 
     def begin_close(self) -> None:
         """Let a foreign back end send what it still has, beside everything else that the end of the program needs."""
