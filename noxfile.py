@@ -47,6 +47,8 @@ def train(session: nox.Session) -> None:
     # Ctrl-C reaches the training, too: nox must not kill it while it saves
     arguments = ("--config", str(config), "--logging.artifacts", *session.posargs)
     session.run("ppo", *arguments, interrupt_timeout=10.0, terminate_timeout=10.0)
+    if Path(".rltelemetry", "server.json").exists():
+        session.log(f"MLflow stays up; stop it with: {os.path.relpath(session.bin)}/rltelemetry down")
 
 
 @nox.session

@@ -15,6 +15,7 @@ class FakeTelemetry:
     """Notes what a run does with the telemetry."""
 
     run_id, client_uuid = "run-1", "client-1"
+    run_url: str | None = None
 
     def __init__(self) -> None:
         self.fields: dict[str, Any] = {}

@@ -388,6 +388,24 @@ def test_run_ends_with_code_0_and_a_final_evaluation(telemetry: Any) -> None:
     assert telemetry.ended_by == [None]
 
 
+def test_last_word_of_a_run_is_its_page(telemetry: Any) -> None:
+    telemetry.run_url = "http://mlflow.example/#/experiments/0/runs/run-1"
+    with capture_logs() as events:
+        assert ppo(["--no-mlflow", *SHORT]) == 0
+    assert events[-1]["event"] == f"the run's page: {telemetry.run_url}"
+
+
+def test_artifacts_are_logged_where_they_are_wanted(telemetry: Any, tmp_path: Path) -> None:
+    saving = ["--checkpointing.save", "--checkpointing.directory", str(tmp_path / "saved")]
+    assert ppo(["--no-mlflow", *SHORT, *saving]) == 0
+    assert telemetry.artifacts == []
+    saving[-1] = str(tmp_path / "uploaded")
+    assert ppo(["--no-mlflow", *SHORT, *saving, "--logging.artifacts"]) == 0
+    checkpoint = ["checkpoints/update-00000001.pt", "checkpoints/update-00000001.sha256"]
+    assert telemetry.artifacts == ["config.yaml", *checkpoint, "returns.svg", "returns.svg"]
+    assert telemetry.note.startswith("**PPO** on **CartPole-v1**")
+
+
 def test_run_knows_its_parameters_and_tags_but_not_where_its_telemetry_goes(telemetry: Any) -> None:
     with capture_logs():
         ppo(["--logging.tracking-uri", "http://me:secret@given:1", "--seed", "5", *SHORT])

@@ -73,6 +73,8 @@ def _train_and_talk(
             with Artifacts(telemetry, emitter, config, title, folder) as artifacts:
                 outcome = _train(parts, config, entry.name, folder, telemetry, emitter, interruption, artifacts.saved)
             _wait_for_server(telemetry, emitter, fields.get("startup_s", 0.0))
+            if telemetry.run_url is not None:
+                emitter.say(f"the run's page: {telemetry.run_url}")
     return outcome
 
 
