@@ -121,8 +121,10 @@ def sync_command(settings: Settings) -> str:
 def describe(settlement: Settlement) -> str:
     """Say what became of a spool; empty if there was nothing in it."""
     parts = []
-    if settlement.run_url is not None:
+    if settlement.run_url is not None and settlement.points_sent:
         parts.append(f"{settlement.points_sent} points sent to {settlement.run_url}")
+    elif settlement.run_url is not None and not settlement.left:
+        parts.append(f"all that it held was sent to {settlement.run_url}")
     if settlement.left:
         left = ", ".join(f"{count} {_UNITS[kind]}" for kind, count in settlement.left.items())
         parts.append(f"{left} left")

@@ -101,7 +101,8 @@ class _Sync:
             while True:
                 await self._clock.sleep(PROGRESS_S)
                 counts = heir.points.counts()
-                self._say(f"{name}: {counts.sent} of {counts.extracted} points")
+                if counts.extracted:
+                    self._say(f"{name}: {counts.sent} of {counts.extracted} points")
 
         reporting = asyncio.create_task(report())
         try:

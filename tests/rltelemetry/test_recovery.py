@@ -17,6 +17,8 @@ from programs import EVENTS, Ended, run_script, steps_of
 import rltelemetry
 from rltelemetry.cli import main
 from rltelemetry.handoff import CELL
+from rltelemetry.heir import Settlement
+from rltelemetry.recovery import describe
 from rltelemetry.sinks.mlflow import SpoolFile
 from rltelemetry.testing import FakeMlflow, MlflowServer, ToxicProxy
 
@@ -353,3 +355,17 @@ def test_killed_run_that_left_no_data_and_is_gone_is_forgotten(
     assert sync("--tracking-uri", fake_mlflow.uri) == 1
     assert "not found" in capsys.readouterr().out
     assert list(spools.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settlement", "said"),
+    [
+        (Settlement(), ""),
+        (Settlement("URL", 7), "7 points sent to URL"),
+        (Settlement("URL"), "all that it held was sent to URL"),
+        (Settlement("URL", 0, {"call": 1}, "connection refused"), "1 calls left; connection refused"),
+        (Settlement("URL", 7, {"points": 2}), "7 points sent to URL; 2 points left"),
+    ],
+)
+def test_what_became_of_a_spool_is_said_in_its_own_words(settlement: Settlement, said: str) -> None:
+    assert describe(settlement) == said
