@@ -4,14 +4,11 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from rltelemetry.notices import Notices
 from rltelemetry.sinks.mlflow.backoff import Breaker, Patience
 from rltelemetry.sinks.mlflow.bisection import split
-from rltelemetry.sinks.mlflow.client import MlflowClient
-from rltelemetry.sinks.mlflow.destination import Destination
 from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict
 from rltelemetry.sinks.mlflow.rows import Row
-from rltelemetry.sinks.mlflow.spool import Spool
+from rltelemetry.sinks.mlflow.way import Way
 
 __all__ = ["CallStream"]
 
@@ -20,20 +17,14 @@ class CallStream:
     """Performs calls, oldest first.
 
     Args:
-        spool: what to perform.
-        client: the server.
-        run: where it belongs.
-        notices: where refused calls are said.
+        way: what it works with.
         breaker: when this stream may be tried.
         patience: how long a request may take.
     """
 
     def __init__(
         self,
-        spool: Spool,
-        client: MlflowClient,
-        run: Destination,
-        notices: Notices,
+        way: Way,
         breaker: Breaker,
         patience: Patience,
     ) -> None:
@@ -41,10 +32,7 @@ class CallStream:
         self.patience = patience
         self.interval_s = 0.0
         self.has_more = True
-        self._spool = spool
-        self._client = client
-        self._run = run
-        self._notices = notices
+        self._spool, self._client, self._run, self._notices = way
 
     async def send(self) -> Outcome | None:
         """Perform one call; None if there is none, or no run yet."""

@@ -22,6 +22,7 @@ from rltelemetry.sinks.mlflow.points import CATCH_UP, PointStream
 from rltelemetry.sinks.mlflow.rows import Kind
 from rltelemetry.sinks.mlflow.spool import Spool
 from rltelemetry.sinks.mlflow.traces import TraceStream
+from rltelemetry.sinks.mlflow.way import Way
 
 __all__ = ["Delivery"]
 
@@ -55,7 +56,7 @@ class Delivery:
         give_way: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         jitter = jitter or random.Random()
-        parts = (spool, client, run, notices)
+        way = Way(spool, client, run, notices)
 
         def breaker() -> Breaker:
             return Breaker(settings.request_attempts, clock, jitter)
@@ -69,12 +70,12 @@ class Delivery:
         num_uncertain = CATCH_UP if is_inherited else 0
         self._main = lane(
             {
-                "call": CallStream(*parts, breaker(), patience()),
-                "points": PointStream(*parts, breaker(), patience(), settings.request_attempts, num_uncertain),
-                "traces": TraceStream(*parts, breaker(), patience(), settings.experiment_id or "0"),
+                "call": CallStream(way, breaker(), patience()),
+                "points": PointStream(way, breaker(), patience(), settings.request_attempts, num_uncertain),
+                "traces": TraceStream(way, breaker(), patience(), settings.experiment_id or "0"),
             }
         )
-        self._uploads = lane({"artifact": ArtifactStream(*parts, breaker(), patience())})
+        self._uploads = lane({"artifact": ArtifactStream(way, breaker(), patience())})
 
     @property
     def is_sending(self) -> bool:

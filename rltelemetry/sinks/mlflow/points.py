@@ -10,14 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from rltelemetry.notices import Notices
 from rltelemetry.sinks.mlflow.backoff import Breaker, Patience
 from rltelemetry.sinks.mlflow.bisection import split
-from rltelemetry.sinks.mlflow.client import MlflowClient
-from rltelemetry.sinks.mlflow.destination import Destination
 from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict
 from rltelemetry.sinks.mlflow.rows import PointBatch
-from rltelemetry.sinks.mlflow.spool import Spool
+from rltelemetry.sinks.mlflow.way import Way
 from rltelemetry.types import MetricPoint
 
 __all__ = ["CATCH_UP", "PointStream"]
@@ -42,10 +39,7 @@ class PointStream:
     """Sends points, oldest first.
 
     Args:
-        spool: what to send.
-        client: the server.
-        run: where it belongs.
-        notices: where refused points are said.
+        way: what it works with.
         breaker: when this stream may be tried.
         patience: how long a request may take.
         attempts: server errors in a row before the data is suspected.
@@ -54,10 +48,7 @@ class PointStream:
 
     def __init__(
         self,
-        spool: Spool,
-        client: MlflowClient,
-        run: Destination,
-        notices: Notices,
+        way: Way,
         breaker: Breaker,
         patience: Patience,
         attempts: int,
@@ -67,10 +58,7 @@ class PointStream:
         self.patience = patience
         self.interval_s = 0.0
         self.has_more = False
-        self._spool = spool
-        self._client = client
-        self._run = run
-        self._notices = notices
+        self._spool, self._client, self._run, self._notices = way
         self._attempts = attempts
         self._num_uncertain = num_uncertain
         self._limit = CATCH_UP

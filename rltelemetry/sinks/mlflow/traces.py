@@ -9,14 +9,11 @@ from typing import Final
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from rltelemetry.notices import Notices
 from rltelemetry.sinks.mlflow.answers import read_trace_ids, trace_name
 from rltelemetry.sinks.mlflow.backoff import Breaker, Patience
-from rltelemetry.sinks.mlflow.client import MlflowClient
-from rltelemetry.sinks.mlflow.destination import Destination
 from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict
 from rltelemetry.sinks.mlflow.rows import Row
-from rltelemetry.sinks.mlflow.spool import Spool
+from rltelemetry.sinks.mlflow.way import Way
 
 __all__ = ["TraceStream"]
 
@@ -36,10 +33,7 @@ class TraceStream:
     """Sends spans, oldest first.
 
     Args:
-        spool: what to send.
-        client: the server.
-        run: where it belongs.
-        notices: where trouble is said.
+        way: what it works with.
         breaker: when this stream may be tried.
         patience: how long a request may take.
         experiment_id: where spans go if there will be no run.
@@ -47,10 +41,7 @@ class TraceStream:
 
     def __init__(
         self,
-        spool: Spool,
-        client: MlflowClient,
-        run: Destination,
-        notices: Notices,
+        way: Way,
         breaker: Breaker,
         patience: Patience,
         experiment_id: str,
@@ -59,10 +50,7 @@ class TraceStream:
         self.patience = patience
         self.interval_s = INTERVAL_S
         self.has_more = True
-        self._spool = spool
-        self._client = client
-        self._run = run
-        self._notices = notices
+        self._spool, self._client, self._run, self._notices = way
         self._experiment_id = experiment_id
         self._is_absent = False
         self._is_careful = False
