@@ -18,6 +18,7 @@ __all__ = ["CartPole"]
 GRAVITY: Final = 9.8
 CART_MASS, POLE_MASS, HALF_LENGTH = 1.0, 0.1, 0.5
 TOTAL_MASS: Final = CART_MASS + POLE_MASS
+POLE_SHARE: Final = POLE_MASS / TOTAL_MASS
 FORCE: Final = 10.0
 TIME_STEP: Final = 0.02
 MAX_POSITION: Final = 2.4
@@ -29,14 +30,14 @@ class CartPole(ObservedModel):
 
     def step(self, state_BS: Tensor, action: Tensor, noise_BZ: Tensor) -> Outcome:
         """Integrate by Euler's rule, positions with the speeds of before."""
-        x, x_dot, theta, theta_dot = state_BS.unbind(-1)
+        _, x_dot, theta, theta_dot = state_BS.unbind(-1)
         force = (action * 2 - 1) * FORCE
         cos, sin = theta.cos(), theta.sin()
-        push = (force + POLE_MASS * HALF_LENGTH * theta_dot.square() * sin) / TOTAL_MASS
-        inertia = HALF_LENGTH * (4.0 / 3.0 - POLE_MASS * cos.square() / TOTAL_MASS)
+        push = force / TOTAL_MASS + (POLE_SHARE * HALF_LENGTH) * theta_dot.square() * sin
+        inertia = HALF_LENGTH * (4.0 / 3.0 - POLE_SHARE * cos.square())
         theta_acc = (GRAVITY * sin - cos * push) / inertia
-        x_acc = push - POLE_MASS * HALF_LENGTH * theta_acc * cos / TOTAL_MASS
-        x, x_dot = x + TIME_STEP * x_dot, x_dot + TIME_STEP * x_acc
-        theta, theta_dot = theta + TIME_STEP * theta_dot, theta_dot + TIME_STEP * theta_acc
+        x_acc = push - (POLE_SHARE * HALF_LENGTH) * theta_acc * cos
+        state_BS = torch.add(state_BS, torch.stack([x_dot, x_acc, theta_dot, theta_acc], -1), alpha=TIME_STEP)
+        x, _, theta, _ = state_BS.unbind(-1)
         terminated = (x.abs() > MAX_POSITION) | (theta.abs() > MAX_ANGLE)
-        return Outcome(torch.stack([x, x_dot, theta, theta_dot], -1), torch.ones_like(x), terminated)
+        return Outcome(state_BS, torch.ones_like(x), terminated)

@@ -173,12 +173,12 @@ def _without_illegal(params_PA: Tensor) -> Tensor:
 
 def _describe(weight_NM: Tensor, futures: Futures, level: Level) -> Depth:
     """As many particles would see it: the share of their effective sample size is 1 / sum(w^2 / prior)."""
-    log_prior_NM = futures.log_prior
-    ratio_NM = torch.where(weight_NM > 0, weight_NM.square() * torch.exp(-log_prior_NM), 0.0)
+    prior_NM = futures.log_prior.exp()
+    ratio_NM = torch.where(weight_NM > 0, weight_NM.square() / prior_NM, 0.0)
     ess_fraction_N = ratio_NM.sum(-1).reciprocal()
     return Depth(
         ess_fraction_N,
         entropy(weight_NM),
-        (log_prior_NM.exp() * level.is_alive.view_as(log_prior_NM)).sum(-1),
+        (prior_NM * level.is_alive.view_as(prior_NM)).sum(-1),
         torch.zeros_like(ess_fraction_N),
     )
