@@ -5,8 +5,8 @@
     python benchmarks/learning.py --show
 
 A preset is ALGORITHM/TASK, and a run of it `ALGORITHM --config configs/ALGORITHM_TASK.yaml --seed N`. The deterministic
-evaluations of runs are kept in docs/learning_ALGORITHM.json, with their commands and what they ran on; a preset that
-is run again replaces what stood there. From these files come
+evaluations of runs are kept in docs/learning_ALGORITHM.json, with their commands and what they ran on; a run takes the
+place of the one with its seed, so that a preset that was changed wants all its seeds run again. From these files come
 
 - a table for each algorithm: final is the last evaluation, of the policy that training ended with;
 - a table of SPO beside PPO: environment steps until the first evaluation at the task's target or above, the median of
@@ -97,12 +97,19 @@ def run(preset: str, seed: int, flags: list[str]) -> dict[str, Any]:
 
 def measure(presets: list[str], seeds: list[int], jobs: int, flags: list[str]) -> None:
     for preset in presets:
-        algorithm, task = preset.split("/")
         with ThreadPoolExecutor(jobs) as pool:
-            runs = list(pool.map(lambda seed, preset=preset: run(preset, seed, flags), seeds))
-        facts = {"cpu": platform.processor() or platform.machine(), "torch": torch.__version__}
-        results = load(algorithm) | {task: {"facts": facts, "runs": runs}}
-        results_of(algorithm).write_text(json.dumps(results, indent=1) + "\n")
+            for one in pool.map(lambda seed, preset=preset: run(preset, seed, flags), seeds):
+                keep(preset, one)
+
+
+def keep(preset: str, one: dict[str, Any]) -> None:
+    """Put a run in its file at once: who stops early keeps what there is."""
+    algorithm, task = preset.split("/")
+    results = load(algorithm)
+    others = [run for run in results.get(task, {"runs": []})["runs"] if run["seed"] != one["seed"]]
+    facts = {"cpu": platform.processor() or platform.machine(), "torch": torch.__version__}
+    results[task] = {"facts": facts, "runs": sorted([*others, one], key=lambda run: run["seed"])}
+    results_of(algorithm).write_text(json.dumps(results, indent=1) + "\n")
 
 
 def results_of(algorithm: str) -> Path:
