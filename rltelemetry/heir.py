@@ -68,8 +68,8 @@ class Heir:
         self._spool = Spool(file, settings, notices, clock, self.points, Ledger())
         if self._spool.get("died_at_ms") is None:
             self._spool.put("died_at_ms", died_at_ms)
-        plan = RunPlan.load(self._spool.get("plan"))
-        self.plan = plan and replace(plan, run_id=run_id or self._spool.get("run_id") or plan.run_id)
+        plan = RunPlan.load(self._spool.facts())
+        self.plan = replace(plan, run_id=run_id) if plan and run_id else plan
 
     @property
     def has_work(self) -> bool:

@@ -72,11 +72,12 @@ class RunPlan:
         )
 
     @classmethod
-    def load(cls, facts: Any) -> Self | None:
-        """Read a plan that `facts` gave; None if it is none."""
-        if not isinstance(facts, dict) or facts.keys() != {field.name for field in fields(cls)}:
+    def load(cls, remembered: Mapping[str, Any]) -> Self | None:
+        """Read the plan that a spool remembers, with the run's id if that was known at last; None if there is none."""
+        plan = remembered.get("plan")
+        if not isinstance(plan, dict) or plan.keys() != {field.name for field in fields(cls)}:
             return None
-        return cls(**facts)
+        return cls(**{**plan, "run_id": remembered.get("run_id") or plan["run_id"]})
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -51,8 +51,8 @@ class SpoolSource:
             return
         board.add(points)
         board.waiting, board.owner = waiting, self._file.is_owned()
-        self.plan = RunPlan.load(facts.get("plan"))
-        self.run_id = facts.get("run_id") or (self.plan.run_id if self.plan else None)
+        self.plan = RunPlan.load(facts)
+        self.run_id = self.plan.run_id if self.plan else None
         board.title = (self.plan.run_name if self.plan else None) or self.run_id or board.title
 
 

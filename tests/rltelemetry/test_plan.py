@@ -1,6 +1,7 @@
 """The plan of a run: what outlives the process, and no secret in it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -15,12 +16,15 @@ def plan(**fields: object) -> RunPlan:
 
 def test_plan_survives_as_json() -> None:
     made = plan(run_name="n", tags={"a": "b"}, experiment_name="e")
-    assert RunPlan.load(json.loads(json.dumps(made.facts))) == made
+    remembered = json.loads(json.dumps({"plan": made.facts, "other": 1}))
+    assert RunPlan.load(remembered) == made
+    assert RunPlan.load({**remembered, "run_id": "r"}) == replace(made, run_id="r"), "known since"
 
 
 @pytest.mark.parametrize("facts", [None, 3, {}, {"client_uuid": "x"}, {**plan().facts, "new": 1}])
 def test_what_is_no_plan_is_none(facts: object) -> None:
-    assert RunPlan.load(facts) is None
+    assert RunPlan.load({"plan": facts, "run_id": "r"}) is None
+    assert RunPlan.load({}) is None
 
 
 def test_each_process_has_a_name_of_its_own() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from rltelemetry.plan import RunPlan
 from rltelemetry.sinks.mlflow import tables
 from rltelemetry.sinks.mlflow.reader import SpoolReader
 from rltelemetry.sinks.mlflow.storage import SpoolFile
@@ -53,9 +54,8 @@ def _steps_of(path: Path, wanted: set[str | None]) -> Mapping[str, int]:
     """A spool's steps, if it is the wanted run's; a spool that cannot be read has none."""
     with contextlib.suppress(sqlite3.Error, AttributeError), SpoolReader(path) as reader:
         facts = reader.facts()
-        plan = facts.get("plan") or {}
-        names = {facts.get("run_id"), plan.get("run_id"), plan.get("client_uuid")} - {None}
-        if names & wanted:
+        plan = RunPlan.load(facts)
+        if plan is not None and {plan.run_id, plan.client_uuid} & (wanted - {None}):
             waiting, _ = reader.points_after(0)
             return last_steps([*facts.get(STEPS_KEY, {}).items(), *((point.key, point.step) for point in waiting)])
     return {}

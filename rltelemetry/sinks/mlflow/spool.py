@@ -77,9 +77,13 @@ class Spool:
         counts = {kind: size.rows for kind, size in self._db.read(tables.measure).items()}
         return {"points": 1, **counts} if self._db.has_left_behind else counts
 
+    def facts(self) -> Mapping[str, Any]:
+        """Return what is known about the run."""
+        return self._db.read(tables.facts)
+
     def get(self, key: str) -> Any:
         """Return a fact about the run, None if it is not known."""
-        return self._db.read(tables.facts).get(key)
+        return self.facts().get(key)
 
     def put(self, key: str, value: Any) -> None:
         """Remember a fact about the run."""
