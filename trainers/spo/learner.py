@@ -15,17 +15,17 @@ from trainers.config import SpoConfig
 from trainers.divergence import check_finite
 from trainers.envs import EnvSpec
 from trainers.errors import ConfigError, DivergenceError
-from trainers.networks import ActorCritic, GreedyPolicy
+from trainers.networks import GreedyPolicy
 from trainers.normalize import share_moments
-from trainers.optim import FlatAdam, linear_anneal
+from trainers.optim import linear_anneal
 from trainers.rollout import RolloutStorage
 from trainers.runtime import Runtime
 from trainers.spo.acting import Actor, DeterministicPolicy, name_statistics
 from trainers.spo.batches import Batches
-from trainers.spo.duals import Duals
+from trainers.spo.learnt import make_duals, make_network, make_optimizers
 from trainers.spo.replay import Replay
 from trainers.spo.setup import plan_search
-from trainers.spo.step import STEP_METRICS, Batch, GradientStep, Optimizers
+from trainers.spo.step import STEP_METRICS, Batch, GradientStep
 
 __all__ = ["Spo", "UpdateMetrics"]
 
@@ -66,20 +66,12 @@ class Spo:
                 f"{self._ranks.size} processes, {config.batch_size * self._ranks.size} steps."
             )
         self._plan = plan_search(spec, config.environment, config.search, runtime.device)
-        policy, architecture = self._plan.policy, config.architecture
-        self.network = ActorCritic(
-            spec.obs,
-            policy.num_outputs,
-            hidden_sizes=architecture.hidden_sizes,
-            activation=architecture.activation,
-            normalizes_obs=config.environment.normalize_obs,
-            uses_bf16=config.hardware.precision == "bf16",
-            generator=torch.Generator().manual_seed(runtime.seeds.network),
-        ).to(self._device)
+        policy = self._plan.policy
+        self.network = make_network(spec, policy, config, runtime)
         self._target = copy.deepcopy(self.network).requires_grad_(False)
         self._target.encoder = self.network.encoder
-        self._duals = _make_duals(config, policy.action_shape).to(self._device)
-        self._optimizers = self._make_optimizers()
+        self._duals = make_duals(config.spo, policy.action_shape).to(self._device)
+        self._optimizers = make_optimizers(self.network, self._duals, config, self._ranks)
         self._step = GradientStep(self.network, self._duals, policy, self._optimizers, config.spo)
         self._noise_generator = torch.Generator(self._device).manual_seed(runtime.seeds.policy)
         self._minibatch_generator = torch.Generator(self._device).manual_seed(runtime.seeds.minibatch)
@@ -222,22 +214,6 @@ class Spo:
         temperature_1: Tensor = self._duals()["temperature"]
         return temperature_1.squeeze(0)
 
-    def _make_optimizers(self) -> Optimizers:
-        optimization = self._config.optimization
-        mean_over_ranks = self._ranks.mean if self._ranks.size > 1 else None
-        groups = (self.network.actor_parameters(), self.network.critic_parameters(), self._duals.parameters())
-        rates = (optimization.actor_lr, optimization.critic_lr, optimization.dual_lr)
-        return Optimizers._make(
-            FlatAdam(
-                [group],
-                [rate],
-                eps=optimization.adam_eps,
-                max_grad_norm=optimization.max_grad_norm,
-                mean_over_ranks=mean_over_ranks,
-            )
-            for group, rate in zip(groups, rates, strict=True)
-        )
-
     def _set_learning_rates(self, progress: float) -> tuple[float, float, float]:
         optimization = self._config.optimization
         actor_lr, critic_lr = optimization.actor_lr, optimization.critic_lr
@@ -258,14 +234,3 @@ def _executed(step: GradientStep, execution: Execution, device: torch.device) ->
         return lambda batch: function(*batch)
     graphed = GraphedCall(function)
     return lambda batch: graphed(*batch).clone()
-
-
-def _make_duals(config: SpoConfig, action_shape: tuple[int, ...]) -> Duals:
-    spo = config.spo
-    is_learnt = spo.adaptive_temperature
-    learnt = {"temperature": (spo.init_temperature, 1)} if is_learnt else {}
-    fixed = {} if is_learnt else {"temperature": spo.init_temperature}
-    if action_shape == ():
-        return Duals(fixed, **learnt, alpha=(spo.init_alpha, 1))
-    size = action_shape[0] if spo.per_dim_constraining else 1
-    return Duals(fixed, **learnt, alpha_mean=(spo.init_alpha_mean, size), alpha_stddev=(spo.init_alpha_stddev, size))
