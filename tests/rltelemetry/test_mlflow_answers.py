@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rltelemetry.plan import OWNER_TAG
+from rltelemetry.plan import OWNER_TAG, REASON_TAG
 from rltelemetry.sinks.mlflow import RunFacts, read_points, read_run, read_runs, read_trace_ids, run_page, trace_name
 from rltelemetry.types import MetricPoint
 
@@ -21,7 +21,10 @@ RUN = {
         "lifecycle_stage": "deleted",
         "artifact_uri": "mlflow-artifacts:/4/r/artifacts",
     },
-    "data": {"metrics": [METRIC], "tags": [{"key": "a", "value": "b"}, {"key": OWNER_TAG, "value": "me"}]},
+    "data": {
+        "metrics": [METRIC],
+        "tags": [{"key": OWNER_TAG, "value": "me"}, {"key": "a", "value": "b"}, {"key": REASON_TAG, "value": "Ctrl-C"}],
+    },
 }
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -43,6 +46,7 @@ def test_run_is_read_whole() -> None:
         artifact_uri="mlflow-artifacts:/4/r/artifacts",
         status="RUNNING",
         owner="me",
+        reason="Ctrl-C",
         name="brave",
         is_deleted=True,
         latest=[MetricPoint("trainer/loss", 0.5, 3, 7)],
