@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
+from rltelemetry.handoff import CELL
+from rltelemetry.loggers import LEVELS, set_thresholds
 from rltelemetry.testing import Answer, FakeMlflow, MlflowServer, RealMlflow, SshServer, send
 from rltelemetry.testing.ssh_server import missing_programs
 
@@ -158,3 +161,14 @@ def clean_environment(tmp_path: Path) -> Iterator[None]:
     os.environ.update(before)
     if current is not None:
         os.environ["PYTEST_CURRENT_TEST"] = current
+
+
+@pytest.fixture(autouse=True)
+def structlog_left_as_found() -> Iterator[None]:
+    """Take away what a test has opened, filtered or bound, however it ended."""
+    fallback = CELL.fallback
+    yield
+    CELL.active, CELL.fallback = None, fallback
+    set_thresholds(lambda _name: LEVELS["info"])
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()

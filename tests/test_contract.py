@@ -1,24 +1,14 @@
 """The contract of docs/telemetry.md, one test for each of its rules, by its own words."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import structlog
 
 import rltelemetry
-from rltelemetry.handoff import CELL
 from rltelemetry.labels import Labels, parse_labels
 from rltelemetry.testing import FakeMlflow
-
-
-@pytest.fixture(autouse=True)
-def structlog_left_as_found() -> Iterator[None]:
-    fallback = CELL.fallback
-    yield
-    CELL.active, CELL.fallback = None, fallback
-    structlog.reset_defaults()
 
 
 def exported(server: FakeMlflow, *events: dict[str, Any], **settings: Any) -> dict[str, list[tuple[int, float]]]:

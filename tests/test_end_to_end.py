@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ import structlog
 
 import rltelemetry
 from rltelemetry import handoff
-from rltelemetry.handoff import CELL
 from rltelemetry.testing import RealMlflow
 from rltelemetry.types import MetricPoint
 
@@ -26,14 +24,6 @@ pytestmark = pytest.mark.mlflow
 ROOT = Path(__file__).resolve().parent.parent
 STEP_FIELDS = ("timesteps", "policy_version", "step", "global_step", "update")
 UPDATES = 6
-
-
-@pytest.fixture(autouse=True)
-def structlog_left_as_found() -> Iterator[None]:
-    fallback = CELL.fallback
-    yield
-    CELL.active, CELL.fallback = None, fallback
-    structlog.reset_defaults()
 
 
 def test_every_point_logged_is_there_with_its_value_step_and_time_and_none_more(

@@ -4,16 +4,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-import structlog
 
 import rltelemetry
-from rltelemetry.handoff import CELL
 from rltelemetry.testing import MlflowServer, RunView
 
 pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(300)]
@@ -24,14 +21,6 @@ FLAGS = (
     *("--logging.artifacts", "--checkpointing.interval", "2", "--checkpointing.keep", "2"),
     *("--evaluation.eval-interval", "2", "--evaluation.num-eval-episodes", "4", "--evaluation.num-envs", "4"),
 )
-
-
-@pytest.fixture(autouse=True)
-def structlog_left_as_found() -> Iterator[None]:
-    fallback = CELL.fallback
-    yield
-    CELL.active, CELL.fallback = None, fallback
-    structlog.reset_defaults()
 
 
 def ppo(server: MlflowServer, directory: Path, experiment: str, *flags: str, code: int = 0) -> RunView:

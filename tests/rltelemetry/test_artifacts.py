@@ -1,7 +1,6 @@
 """Artifacts of a run: they arrive, they wait like everything else, and nobody waits for them."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,9 @@ import structlog
 import rltelemetry
 from rltelemetry import Telemetry
 from rltelemetry.cli import main
-from rltelemetry.handoff import CELL
 from rltelemetry.testing import MlflowServer, ToxicProxy
 
 PATIENCE_S = 60.0
-
-
-@pytest.fixture(autouse=True)
-def structlog_left_as_found() -> Iterator[None]:
-    fallback = CELL.fallback
-    yield
-    CELL.active, CELL.fallback = None, fallback
-    structlog.reset_defaults()
 
 
 def configure(uri: str, **fields: Any) -> Telemetry:

@@ -1,12 +1,10 @@
 """Stable-Baselines3: what its logger dumps is in MLflow, under the contract's categories."""
 
 import csv
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 pytest.importorskip("stable_baselines3", reason="Stable-Baselines3 is not installed: pip install stable-baselines3")
 
@@ -16,16 +14,7 @@ from stable_baselines3.common.logger import CSVOutputFormat, HParam, Logger
 
 import rltelemetry
 from rltelemetry.compat.sb3 import TelemetryCallback, TelemetryWriter
-from rltelemetry.handoff import CELL
 from rltelemetry.testing import FakeMlflow
-
-
-@pytest.fixture(autouse=True)
-def structlog_left_as_found() -> Iterator[None]:
-    fallback = CELL.fallback
-    yield
-    CELL.active, CELL.fallback = None, fallback
-    structlog.reset_defaults()
 
 
 def quiet(server: FakeMlflow) -> dict[str, Any]:

@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import structlog
 
 import rltelemetry
 from rltelemetry import Telemetry
 from rltelemetry.compat import LogHandler
-from rltelemetry.handoff import CELL
 from rltelemetry.testing import FakeMlflow
 
 
@@ -34,14 +32,6 @@ def own_handler() -> Iterator[ListHandler]:
     yield handler
     root.handlers[:] = handlers
     root.setLevel(level)
-
-
-@pytest.fixture(autouse=True)
-def structlog_left_as_found() -> Iterator[None]:
-    fallback = CELL.fallback
-    yield
-    CELL.active, CELL.fallback = None, fallback
-    structlog.reset_defaults()
 
 
 def configure(server: FakeMlflow, **fields: Any) -> Telemetry:

@@ -9,23 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import structlog
 
 import rltelemetry
 from rltelemetry import Telemetry
 from rltelemetry.compat import SummaryWriter
 from rltelemetry.compat.tensorboard import UNSUPPORTED
-from rltelemetry.handoff import CELL
 from rltelemetry.testing import FakeMlflow, RunView
 
 
 @pytest.fixture(autouse=True)
-def structlog_left_as_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    fallback = CELL.fallback
+def in_a_directory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    yield
-    CELL.active, CELL.fallback = None, fallback
-    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ import rltelemetry
 from rltelemetry import cli, server
 from rltelemetry.doctor import CHECKS, Examination, Finding, Level
 from rltelemetry.doctor.timing import Asked, check_clock
-from rltelemetry.handoff import CELL
 from rltelemetry.places import state_directory
 from rltelemetry.settings import resolve
 from rltelemetry.sinks.mlflow import Outcome, SpoolFile, Verdict
@@ -328,15 +327,7 @@ def leave_points(count: int) -> None:
             structlog.get_logger().info("x", loss=1.0, step=step)
 
 
-@pytest.fixture
-def structlog_left_as_found() -> Iterator[None]:
-    fallback = CELL.fallback
-    yield
-    CELL.active, CELL.fallback = None, fallback
-    structlog.reset_defaults()
-
-
-def test_what_ended_runs_have_left_is_counted(fake_mlflow: FakeMlflow, structlog_left_as_found: None) -> None:
+def test_what_ended_runs_have_left_is_counted(fake_mlflow: FakeMlflow) -> None:
     assert "nothing waits" in examine(fake_mlflow.uri)["spools"].seen
     leave_points(7)
     leave_points(5)
@@ -347,9 +338,7 @@ def test_what_ended_runs_have_left_is_counted(fake_mlflow: FakeMlflow, structlog
     assert "rltelemetry sync" in finding.remedy
 
 
-def test_what_a_running_process_sends_itself_is_no_warning(
-    fake_mlflow: FakeMlflow, structlog_left_as_found: None
-) -> None:
+def test_what_a_running_process_sends_itself_is_no_warning(fake_mlflow: FakeMlflow) -> None:
     program = (
         "import os, sys, rltelemetry, structlog\n"
         f"rltelemetry.configure(console='off', system_metrics=False, tracking_uri='http://127.0.0.1:{free_port()}')\n"

@@ -22,7 +22,6 @@ from programs import run_script, start_script, wait_for_line
 
 import rltelemetry
 from rltelemetry.cli import main
-from rltelemetry.handoff import CELL
 from rltelemetry.testing import MlflowServer, RealMlflow, SshServer, ToxicProxy
 
 pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(400)]
@@ -30,14 +29,6 @@ pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(400)]
 PATIENCE_S = 120.0
 KILL_MARGIN_S = 0.25
 """What was logged so long before a kill -9 must arrive; more, where the writer itself was kept from the processor."""
-
-
-@pytest.fixture(autouse=True)
-def structlog_left_as_found() -> Iterator[None]:
-    fallback = CELL.fallback
-    yield
-    CELL.active, CELL.fallback = None, fallback
-    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import copy
 import pickle
 import threading
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -18,17 +17,6 @@ from rltelemetry import loggers
 from rltelemetry.current_span import NO_CONTEXT, SPAN_KEY, read_span_context
 from rltelemetry.handoff import CELL, ON_FOREIGN_SPAN, Handoff, Snapshot
 from rltelemetry.spans import add_foreign_event
-
-
-@pytest.fixture(autouse=True)
-def structlog_left_as_found() -> Iterator[None]:
-    fallback = CELL.fallback
-    yield
-    CELL.active = None
-    CELL.fallback = fallback
-    loggers.set_thresholds(lambda _name: 20)
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
 
 
 @pytest.fixture

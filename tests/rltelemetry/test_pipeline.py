@@ -11,18 +11,9 @@ import structlog
 
 import rltelemetry
 from rltelemetry import SettingsError, Telemetry
-from rltelemetry.handoff import CELL
 from rltelemetry.testing import FakeMlflow
 
 Configure = Callable[..., Telemetry]
-
-
-@pytest.fixture(autouse=True)
-def structlog_left_as_found() -> Iterator[None]:
-    fallback = CELL.fallback
-    yield
-    CELL.active, CELL.fallback = None, fallback
-    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from programs import EVENTS, Ended, run_script, steps_of
 
 import rltelemetry
 from rltelemetry.cli import main
-from rltelemetry.handoff import CELL
 from rltelemetry.heir import Settlement
 from rltelemetry.recovery import describe
 from rltelemetry.sinks.mlflow import SpoolFile
@@ -30,14 +29,6 @@ emit()
 {after}
 os.kill(os.getpid(), signal.SIGKILL)
 """
-
-
-@pytest.fixture(autouse=True)
-def structlog_left_as_found() -> Iterator[None]:
-    fallback = CELL.fallback
-    yield
-    CELL.active, CELL.fallback = None, fallback
-    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import structlog
 
 import rltelemetry
 from rltelemetry import Settings, Telemetry
-from rltelemetry.handoff import CELL
 from rltelemetry.resumption import last_steps, stored_steps
 from rltelemetry.sinks.mlflow.history import spooled_steps
 from rltelemetry.testing import FakeMlflow, MlflowServer
@@ -18,14 +17,6 @@ from rltelemetry.testing import FakeMlflow, MlflowServer
 NOWHERE = "http://127.0.0.1:9"  # discard: nothing listens
 
 Configure = Callable[..., Telemetry]
-
-
-@pytest.fixture(autouse=True)
-def structlog_left_as_found() -> Iterator[None]:
-    fallback = CELL.fallback
-    yield
-    CELL.active, CELL.fallback = None, fallback
-    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from hypothesis import strategies as st
 import rltelemetry
 from rltelemetry import cli, server
 from rltelemetry.errors import SettingsError
-from rltelemetry.handoff import CELL
 from rltelemetry.labels import Labels
 from rltelemetry.places import state_directory
 from rltelemetry.settings import resolve
@@ -30,14 +28,6 @@ from rltelemetry.testing import FakeMlflow, MlflowServer
 from rltelemetry.types import MetricPoint
 
 NOW_MS = 1_700_000_000_000
-
-
-@pytest.fixture(autouse=True)
-def structlog_left_as_found() -> Iterator[None]:
-    fallback = CELL.fallback
-    yield
-    CELL.active, CELL.fallback = None, fallback
-    structlog.reset_defaults()
 
 
 def run(work: Any) -> Any:
