@@ -91,7 +91,7 @@ def run(preset: str, seed: int, flags: list[str]) -> dict[str, Any]:
         "timesteps": [event["timesteps"] for event in evaluations],
         "mean_return": [round(event["mean_return"], 3) for event in evaluations],
     }
-    print(f"  {result['command']}: {result['mean_return'][-1]:.1f} in {result['seconds']} s", flush=True)
+    print(f"  {result['command']}: {result['mean_return'][-1]:.4g} in {result['seconds']} s", flush=True)
     return result
 
 
@@ -140,7 +140,7 @@ def table(algorithm: str, results: dict[str, Runs]) -> None:
         said = f"{statistics.median(reached):.0f} ({len(reached)} of {len(runs)})" if reached else "-"
         print(
             f"| {task:13} | {runs[0]['timesteps'][-1]:9} | {len(runs):5} | {target:7} "
-            f"| {statistics.mean(finals):7.1f} +- {spread:5.1f} | {said:>16} "
+            f"| {statistics.mean(finals):7.4g} +- {spread:5.3g} | {said:>16} "
             f"| {statistics.median(one['seconds'] for one in runs):7.0f} |"
         )
 
