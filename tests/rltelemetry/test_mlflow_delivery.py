@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from rltelemetry.sinks.mlflow.backoff import HELD_FLOOR_S, HELD_S, MAX_BACKOFF_S
 from rltelemetry.sinks.mlflow.lane import BATCH_GAP_S
+from rltelemetry.sinks.mlflow.outcome import Outcome
 from rltelemetry.sinks.mlflow.points import CATCH_UP, REPEAT
 from rltelemetry.types import MetricPoint
 
@@ -505,3 +506,28 @@ def test_artifacts_of_a_server_that_keeps_none_are_dropped_with_a_word(tmp_path:
     bench.spool.append_call("artifact", {"path": str(tmp_path / "a"), "name": "a"})
     assert bench.drain()
     assert "an artifact" in bench.said[0]
+
+
+def test_stream_that_raises_holds_up_no_other_one_and_ends_neither_run_nor_drain() -> None:
+    bench = Bench()
+    bench.spool.append_call("artifact", {"text": "never leaves", "name": "config.yaml"})
+
+    async def broken(*_: Any) -> Outcome:
+        raise RuntimeError("token=s3cret is broken")
+
+    bench.client.put_text = broken  # type: ignore[method-assign]
+
+    async def scenario() -> None:
+        running = asyncio.create_task(bench.delivery.run())
+        for start in range(0, 30, 10):
+            bench.add(points(10, start))
+            await bench.pass_time(running.done, seconds=2.0)
+        assert not running.done()
+        running.cancel()
+
+    bench.do(scenario)
+    assert bench.stored == points(30)
+    assert not bench.drain(is_patient=True)
+    assert bench.spool.waiting() == {"artifact": 1}
+    (said,) = bench.said
+    assert "RuntimeError: token=*** is broken" in said

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from rltelemetry.clock import Clock
 from rltelemetry.notices import Notices
+from rltelemetry.redact import clean_text
 from rltelemetry.settings import Settings
 from rltelemetry.sinks.mlflow.alarm import Alarm
 from rltelemetry.sinks.mlflow.backoff import Breaker, Patience
@@ -187,7 +188,7 @@ class Lane:
 
     async def _send(self, stream: Stream) -> bool:
         """Let a stream send once; says whether anything left."""
-        outcome = await stream.send()
+        outcome = await _attempt(stream)
         if outcome is None:
             return False
         if not outcome.is_delivered:
@@ -245,3 +246,12 @@ class Lane:
 
     def _breakers(self) -> list[Breaker]:
         return [self._server, *(stream.breaker for stream in self._streams.values())]
+
+
+async def _attempt(stream: Stream) -> Outcome | None:
+    """Let a stream send once; what it raises is its own trouble, and holds up no other stream."""
+    try:
+        return await stream.send()
+    except Exception as error:
+        cause = f"this program failed at it ({type(error).__name__}: {clean_text(str(error))})"
+        return Outcome(Verdict.HELD, cause=cause, remedy="Report this, please.", is_own_fault=True)

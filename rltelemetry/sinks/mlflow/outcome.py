@@ -55,6 +55,7 @@ class Outcome:
         is_uncertain: whether the request may have arrived, and its data may be stored already.
         answer: the JSON object of a success or of MLflow's own error.
         server_time_s: what time the server has, seconds since the epoch, where it was asked.
+        is_own_fault: whether this program failed, and neither the server nor the way to it.
     """
 
     verdict: Verdict
@@ -66,6 +67,7 @@ class Outcome:
     is_uncertain: bool = False
     answer: Mapping[str, Any] = field(default_factory=dict)
     server_time_s: float | None = None
+    is_own_fault: bool = False
 
     @property
     def is_delivered(self) -> bool:
@@ -75,7 +77,7 @@ class Outcome:
     @property
     def is_server_wide(self) -> bool:
         """Whether it would have happened to any other request, too."""
-        return self.status in SERVER_WIDE_STATUSES or self.retry_after_s > 0
+        return not self.is_own_fault and (self.status in SERVER_WIDE_STATUSES or self.retry_after_s > 0)
 
     @property
     def error_code(self) -> str:
