@@ -6,15 +6,16 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from rltelemetry.clock import Clock
 from rltelemetry.notices import Notices
-from rltelemetry.plan import RunPlan
+from rltelemetry.plan import REASON_TAG, RunPlan
 from rltelemetry.reasons import DIED
 from rltelemetry.registration import Role
 from rltelemetry.run import Run
 from rltelemetry.settings import Settings
-from rltelemetry.sinks.mlflow import Delivery, Ledger, MlflowClient, Outcome, Spool, SpoolFile
+from rltelemetry.sinks.mlflow import Delivery, Ledger, MlflowClient, Outcome, RunFacts, Spool, SpoolFile
 
 __all__ = ["Heir", "Settlement"]
 
@@ -67,6 +68,7 @@ class Heir:
         died_at_ms = file.written_at_ns // 1_000_000
         self._spool = Spool(file, settings, notices, clock, self.points, Ledger())
         if self._spool.get("died_at_ms") is None:
+            self._spool.put("was_owner", self._spool.get("run_id") is not None)  # an heir learns the run's id, too
             self._spool.put("died_at_ms", died_at_ms)
         plan = RunPlan.load(self._spool.facts())
         self.plan = replace(plan, run_id=run_id) if plan and run_id else plan
@@ -111,6 +113,8 @@ class Heir:
             if (run.facts.status, run.facts.owner) == ("RUNNING", plan.owner):
                 run.finish("KILLED", self._spool.get("died_at_ms"), DIED)
             self._spool.put("is_over", True)
+        if self._has_successor(run.facts, plan):
+            self._spool.withdraw_calls(_tells_the_end)
         delivery = Delivery(
             self._settings, self._spool, client, run, self._notices, self._clock,
             is_inherited=True, give_way=self._give_way,
@@ -130,6 +134,13 @@ class Heir:
         is_known = self.plan is not None and self._spool.get("run_id") is not None
         return is_known and not self._file.is_child and not self._spool.get("is_over")
 
+    def _has_successor(self, facts: RunFacts, plan: RunPlan) -> bool:
+        """Whether another process has gone on in the run since: its end is that one's to tell.
+
+        A process that never reached the server finds an earlier owner there, whose end is no news if it has come.
+        """
+        return facts.owner not in {"", plan.owner} and (self._spool.get("was_owner") or facts.status == "RUNNING")
+
     def _forget_if_gone(self, outcome: Outcome | None) -> None:
         """Do not wait for a run that its server does not know any more, if there is nothing to be sent to it."""
         if outcome is not None and outcome.status == 404 and outcome.error_code and self._spool.is_empty:
@@ -148,3 +159,8 @@ class Heir:
                 yield "heir"
             finally:
                 head.release(remove=not head.path.exists())
+
+
+def _tells_the_end(name: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether a call says that the run is over, or why."""
+    return name == "status" or (name == "tags" and arguments.keys() == {REASON_TAG})

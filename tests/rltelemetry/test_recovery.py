@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import structlog
-from programs import EVENTS, Ended, run_script, steps_of
+from programs import EVENTS, Ended, run_script, start_script, steps_of, wait_for_line
 
 import rltelemetry
 from rltelemetry.cli import main
@@ -181,6 +181,54 @@ def test_run_that_another_process_has_taken_over_is_not_called_dead(fake_mlflow:
         assert sync() == 0
         assert fake_mlflow.run(run.run_id).status == "RUNNING"
     assert fake_mlflow.run(run.run_id).status == "FINISHED"
+
+
+@pytest.mark.parametrize("is_over", [False, True], ids=["while the heir trains", "after the heir has finished"])
+def test_end_that_a_resumed_run_has_overtaken_is_not_told(
+    is_over: bool, fake_mlflow: FakeMlflow, spools: Path, tmp_path: Path
+) -> None:
+    with ToxicProxy(fake_mlflow.port) as proxy:
+        left = """
+        telemetry = configure(exit_timeout_s=0.2)
+        assert telemetry.wait_ready(20) and telemetry.flush(20)
+        print("ready", telemetry.client_uuid, flush=True)
+        sys.stdin.readline()
+        emit()
+        telemetry.close("KILLED", reason="SIGHUP")
+        """
+        with start_script(left, proxy.uri) as process:
+            client_uuid = wait_for_line(process, "ready").split()[-1]
+            proxy.stop()
+            process.communicate("go\n", timeout=60)
+        (run_id,) = [run.run_id for run in fake_mlflow.runs()]
+        proxy.start()
+        elsewhere = {"spool_dir": tmp_path / "another host"}
+        with reachable(proxy.uri, client_uuid=client_uuid, **elsewhere) as telemetry:
+            assert telemetry.wait_ready(20.0)
+            if not is_over:
+                assert sync() == 0
+                assert fake_mlflow.run(run_id).status == "RUNNING"
+        assert sync() == 0
+    run = fake_mlflow.run(run_id)
+    assert (run.status, run.tags.get("rltelemetry.reason")) == ("FINISHED", None)
+    assert steps_of(fake_mlflow, run_id) == list(range(EVENTS))
+
+
+def test_end_of_a_resumed_program_that_never_reached_the_server_is_told(fake_mlflow: FakeMlflow) -> None:
+    with ToxicProxy(fake_mlflow.port) as proxy:
+        with reachable(proxy.uri) as first:
+            assert first.wait_ready(20.0)
+        first_end = fake_mlflow.run(str(first.run_id)).end_time_ms
+        proxy.stop()
+        with reachable(proxy.uri, client_uuid=first.client_uuid, exit_timeout_s=0.2) as second:
+            second.set_tags({"try": 2})
+        proxy.start()
+        assert sync() == 0
+    run = fake_mlflow.run(str(first.run_id))
+    assert run.tags["try"] == "2"
+    assert run.end_time_ms is not None
+    assert first_end is not None
+    assert run.end_time_ms > first_end
 
 
 def test_resumed_program_goes_on_in_the_run_that_has_its_uuid(fake_mlflow: FakeMlflow) -> None:

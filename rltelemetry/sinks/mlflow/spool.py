@@ -9,7 +9,8 @@ Only one thread uses it at a time: the one that opens it, then the worker.
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -106,6 +107,12 @@ class Spool:
         """Store something else that the server must be told."""
         kind: Kind = "artifact" if name == "artifact" else "call"
         self._append(kind, [(json.dumps([name, dict(arguments)]).encode(), 1)])
+
+    def withdraw_calls(self, is_moot: Callable[[str, Mapping[str, Any]], bool]) -> None:
+        """Let the calls go unsent that time has overtaken."""
+        for row in self.heads("call", sys.maxsize):
+            if is_moot(*json.loads(row.body)):
+                self.ack(row)
 
     def head(self, kind: Kind) -> Row | None:
         """Return the oldest row of a stream."""
