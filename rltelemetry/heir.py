@@ -107,7 +107,8 @@ class Heir:
                 finding.cancel()
                 await asyncio.gather(finding, return_exceptions=True)
         if run.facts is None:
-            self._forget_if_gone(run.last_failure)
+            if client.base_uri == plan.tracking_uri:  # another server does not know the run anyway
+                self._forget_if_gone(run.last_failure)
             return self._left(str(run.last_failure or "the server did not answer in time"))
         if self._may_have_died_running():
             if (run.facts.status, run.facts.owner) == ("RUNNING", plan.owner):

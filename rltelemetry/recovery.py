@@ -99,10 +99,12 @@ class Recovery:
         """Leave a spool alone that is for another server: credentials are for our own only."""
         if heir.has_work:
             sync, ours = sync_command(self._settings), self._settings.tracking_uri
+            is_made = heir.plan is not None and heir.plan.run_id is not None  # there, and nowhere else
+            same = "if that is the same server under another address" if is_made else "or to this run's server"
             self._notices.once(
                 f"left for {tracking_uri}",
                 f"an earlier process left data for the MLflow server at {tracking_uri}, which is not this run's. "
-                f"Send it there with: {sync}; or to this run's with: {sync} --tracking-uri {ours}",
+                f"Send it there with: {sync}; {same}, with: {sync} --tracking-uri {ours}",
             )
         heir.close()
 

@@ -258,7 +258,19 @@ def test_spool_of_another_server_is_left_to_sync_with_a_word(
     assert len(list(spools.glob("*.spool"))) == 2
     said = capsys.readouterr().err
     assert said.count(f"left data for the MLflow server at {DEAD}") == 1
-    assert f"or to this run's with: rltelemetry sync --tracking-uri {uri}" in said
+    assert f"or to this run's server, with: rltelemetry sync --tracking-uri {uri}" in said
+
+
+def test_spool_of_a_run_that_another_server_holds_is_not_recommended_to_this_one(
+    fake_mlflow: FakeMlflow, spools: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FakeMlflow() as elsewhere:
+        die(elsewhere.uri, before="telemetry.wait_ready(20)", after="assert telemetry.flush(20)")
+    with reachable(fake_mlflow.uri, console="json") as telemetry:
+        assert telemetry.wait_ready(20.0)
+        said: list[str] = []
+        wait_for(lambda: said.append(capsys.readouterr().err) or "left data" in "".join(said))
+    assert "if that is the same server under another address" in "".join(said)
 
 
 def test_parent_sends_what_its_killed_children_have_left(fake_mlflow: FakeMlflow, spools: Path) -> None:
@@ -389,10 +401,23 @@ def test_killed_run_that_left_no_data_is_marked_as_soon_as_its_server_answers(
 def test_killed_run_that_left_no_data_and_is_gone_is_forgotten(
     fake_mlflow: FakeMlflow, spools: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with FakeMlflow() as gone:
-        die(gone.uri, before="telemetry.wait_ready(20)", after="assert telemetry.flush(20)")
-    assert sync("--tracking-uri", fake_mlflow.uri) == 1
+    with FakeMlflow() as gone, ToxicProxy(gone.port) as proxy:
+        die(proxy.uri, before="telemetry.wait_ready(20)", after="assert telemetry.flush(20)")
+        port = proxy.port
+    with ToxicProxy(fake_mlflow.port, port):  # the same address, with an empty server behind it
+        assert sync() == 1
     assert "not found" in capsys.readouterr().out
+    assert list(spools.iterdir()) == []
+
+
+def test_killed_run_that_left_no_data_is_not_forgotten_because_another_server_does_not_know_it(
+    fake_mlflow: FakeMlflow, spools: Path
+) -> None:
+    with FakeMlflow() as wrong:
+        die(fake_mlflow.uri, before="telemetry.wait_ready(20)", after="assert telemetry.flush(20)")
+        assert sync("--tracking-uri", wrong.uri) == 1
+    assert sync() == 0
+    assert [run.status for run in fake_mlflow.runs()] == ["KILLED"]
     assert list(spools.iterdir()) == []
 
 
