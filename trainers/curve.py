@@ -7,14 +7,14 @@ the best one.
 import math
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 from trainers.rollout import EpisodeSummary
 
 __all__ = ["ReturnCurve"]
 
 MAX_POINTS: Final = 400
-"""More than the picture has room for; from there on every second one goes."""
+"""More than the picture has room for."""
 
 WIDTH, HEIGHT = 720, 420
 LEFT, RIGHT, TOP, BOTTOM = 72, 24, 76, 56
@@ -29,6 +29,38 @@ class Point(NamedTuple):
     mean: float
     low: float
     high: float
+
+
+class Series:
+    """Points spread evenly over any number of updates: one for every `stride` of them, and the newest.
+
+    When they become too many every second one goes and the stride doubles, so old and new ones stay as far apart.
+    """
+
+    def __init__(self, points: Iterable[Point] = (), stride: int = 1) -> None:
+        self.points = list(points)
+        self._stride = stride
+        self._num_since = 0  # points offered since the last one that stays; the newest is on trial if there are any
+
+    def add(self, point: Point) -> None:
+        """Take the newest point."""
+        if self._num_since:
+            self.points.pop()
+        self.points.append(point)
+        self._num_since = (self._num_since + 1) % self._stride
+        if self._num_since == 0 and len(self.points) >= MAX_POINTS - 1:  # leaves room for one on trial
+            self.points = [*self.points[:-1:2], point]
+            self._stride *= 2
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run goes on from, as JSON can hold it."""
+        return {"points": self.points, "stride": self._stride}
+
+    @classmethod
+    def restored(cls, state: dict[str, Any], last_timesteps: int) -> Self:
+        """Return a series that goes on from there, without what lies behind `last_timesteps`."""
+        points = map(Point._make, state["points"])
+        return cls((point for point in points if point.timesteps <= last_timesteps), state["stride"])
 
 
 class Axis(NamedTuple):
@@ -56,53 +88,47 @@ class ReturnCurve:
     """Collects returns; holds no more than the picture needs, however long the run."""
 
     def __init__(self) -> None:
-        self._training: list[Point] = []
-        self._evaluations: list[Point] = []
+        self._training = Series()
+        self._evaluations = Series()
 
     def add_training(self, timesteps: int, episodes: EpisodeSummary) -> None:
         """Take the returns of the last training episodes."""
-        self._training = _added(self._training, timesteps, episodes)
+        _add(self._training, timesteps, episodes)
 
     def add_evaluation(self, timesteps: int, episodes: EpisodeSummary) -> None:
         """Take those of one evaluation."""
-        self._evaluations = _added(self._evaluations, timesteps, episodes)
+        _add(self._evaluations, timesteps, episodes)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run goes on from, as JSON can hold it."""
-        return {"training": self._training, "evaluations": self._evaluations}
+        return {"training": self._training.state_dict(), "evaluations": self._evaluations.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any], last_timesteps: int) -> None:
         """Go on from there, without what lies behind `last_timesteps`: the run does it again."""
         self._training, self._evaluations = (
-            [point for point in map(Point._make, state.get(name, [])) if point.timesteps <= last_timesteps]
-            for name in ("training", "evaluations")
+            Series.restored(state[name], last_timesteps) for name in ("training", "evaluations")
         )
 
     def picture(self, title: str) -> str:
         """Draw the curve."""
-        if not self._training and not self._evaluations:
+        training, evaluations = self._training.points, self._evaluations.points
+        if not training and not evaluations:
             return _document([_text(WIDTH / 2, HEIGHT / 2, "no episode has ended yet", anchor="middle")], title, "")
-        across, up = _axes(self._training, self._evaluations)
+        across, up = _axes(training, evaluations)
         drawn = [
             *_grid(across, up),
-            *_ranges(self._evaluations, across, up),
-            _line(self._training, across, up, TRAINING),
-            _line(self._evaluations, across, up, EVALUATION),
-            *(
-                f'<circle cx="{x}" cy="{y}" r="3" fill="{EVALUATION}"/>'
-                for x, y in _places(self._evaluations, across, up)
-            ),
+            *_ranges(evaluations, across, up),
+            _line(training, across, up, TRAINING),
+            _line(evaluations, across, up, EVALUATION),
+            *(f'<circle cx="{x}" cy="{y}" r="3" fill="{EVALUATION}"/>' for x, y in _places(evaluations, across, up)),
         ]
-        return _document(drawn, title, _summary(self._training, self._evaluations))
+        return _document(drawn, title, _summary(training, evaluations))
 
 
-def _added(points: list[Point], timesteps: int, episodes: EpisodeSummary) -> list[Point]:
+def _add(series: Series, timesteps: int, episodes: EpisodeSummary) -> None:
     mean, low, high = episodes.mean_return, episodes.min_return, episodes.max_return
-    if mean is None or low is None or high is None or not math.isfinite(mean):
-        return points
-    if len(points) >= MAX_POINTS:
-        points = points[::2]
-    return [*points, Point(timesteps, mean, low, high)]
+    if mean is not None and low is not None and high is not None and math.isfinite(mean):
+        series.add(Point(timesteps, mean, low, high))
 
 
 def _axes(training: Sequence[Point], evaluations: Sequence[Point]) -> tuple[Axis, Axis]:

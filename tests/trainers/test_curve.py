@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -73,14 +74,39 @@ def test_name_of_a_task_cannot_break_the_picture() -> None:
     assert root.findall(".//{http://www.w3.org/2000/svg}script") == []
 
 
-def test_long_run_stays_small_and_keeps_its_first_and_last_returns() -> None:
+def kept(curve: ReturnCurve, what: str = "training") -> list[int]:
+    return [point.timesteps for point in curve.state_dict()[what]["points"]]
+
+
+@pytest.mark.parametrize("total", [399, 400, 1000, 10_000])
+def test_long_run_stays_small_and_its_points_evenly_spread(total: int) -> None:
+    curve = ReturnCurve()
+    for update in range(total):
+        curve.add_training(update, summary(float(update)))
+    timesteps = kept(curve)
+    assert len(timesteps) <= MAX_POINTS
+    assert (timesteps[0], timesteps[-1]) == (0, total - 1)
+    assert max(after - before for before, after in pairwise(timesteps)) <= 2 * total / (MAX_POINTS - 2)
+    assert len(curve.picture("x")) < 20_000
+
+
+def test_newest_returns_are_in_the_picture_at_once() -> None:
+    curve = ReturnCurve()
+    for update in range(1000):
+        curve.add_training(update, summary(float(update)))
+        assert kept(curve)[-1] == update
+
+
+def test_long_run_stays_evenly_spread_however_often_it_is_resumed() -> None:
     curve = ReturnCurve()
     for update in range(10_000):
+        if update % 101 == 0:
+            state, curve = curve.state_dict(), ReturnCurve()
+            curve.load_state_dict(json.loads(json.dumps(state)), update)
         curve.add_training(update, summary(float(update)))
-    kept = curve.state_dict()["training"]
-    assert len(kept) <= MAX_POINTS
-    assert (kept[0].timesteps, kept[-1].timesteps) == (0, 9999)
-    assert len(curve.picture("x")) < 20_000
+    timesteps = kept(curve)
+    assert len(timesteps) <= MAX_POINTS
+    assert max(after - before for before, after in pairwise(timesteps)) <= 4 * 10_000 / MAX_POINTS
 
 
 def test_resumed_run_draws_the_whole_curve_without_what_it_does_again() -> None:
@@ -90,8 +116,8 @@ def test_resumed_run_draws_the_whole_curve_without_what_it_does_again() -> None:
         before.add_evaluation(timesteps, summary(2.0))
     after = ReturnCurve()
     after.load_state_dict(json.loads(json.dumps(before.state_dict())), 200)
-    assert [point.timesteps for point in after.state_dict()["training"]] == [100, 200]
-    assert [point.timesteps for point in after.state_dict()["evaluations"]] == [100, 200]
+    assert kept(after) == [100, 200]
+    assert kept(after, "evaluations") == [100, 200]
 
 
 def test_ticks_are_round_and_within() -> None:

@@ -75,7 +75,9 @@ class Artifacts:
 
 def restore_curve(emitter: Emitter, folder: Path, timesteps: int) -> None:
     """Let the curve of a resumed run begin with what was before."""
-    emitter.curve.load_state_dict(json.loads(read_text(folder, CURVE) or "{}"), timesteps)
+    text = read_text(folder, CURVE)
+    if text is not None:
+        emitter.curve.load_state_dict(json.loads(text), timesteps)
 
 
 def _files(checkpoint: Path) -> list[Path]:
