@@ -145,7 +145,7 @@ class Telemetry:
             problem = f"log_artifact: got {safe_text(path)}; expected a path ({safe_text(error)})"
             self._call(lambda parts: parts.complain(problem))
             return
-        target = safe_text(name) if name else os.path.basename(source)  # noqa: PTH119
+        target = safe_text(name or os.path.basename(source))  # noqa: PTH119
         self._call(lambda parts: parts.log_artifact(source, target))
 
     def show_progress(self, text: str) -> None:

@@ -1,5 +1,6 @@
 """Artifacts of a run: they arrive, they wait like everything else, and nobody waits for them."""
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import structlog
 import rltelemetry
 from rltelemetry import Telemetry
 from rltelemetry.cli import main
-from rltelemetry.testing import MlflowServer, ToxicProxy
+from rltelemetry.testing import FakeMlflow, MlflowServer, ToxicProxy
 
 PATIENCE_S = 60.0
 
@@ -108,3 +109,24 @@ def test_text_that_is_none_harms_nobody(any_mlflow: MlflowServer) -> None:
         telemetry.log_text(5, "number")  # type: ignore[arg-type]
         telemetry.log_text("\ud800", "half a character")
     assert any_mlflow.artifact(str(telemetry.run_id), "number") == b"5"
+
+
+@pytest.mark.parametrize("bad", ["/tmp/" + "x" * 300, "fifo", b"\xff.txt"], ids=["too long", "pipe", "no unicode"])
+def test_file_with_a_bad_name_or_nature_costs_nothing_else(
+    fake_mlflow: FakeMlflow, tmp_path: Path, bad: str | bytes
+) -> None:
+    path = os.path.join(os.fsencode(tmp_path), os.fsencode(bad))  # noqa: PTH118
+    if bad == "fifo":
+        os.mkfifo(path)
+    elif isinstance(bad, bytes):
+        Path(os.fsdecode(path)).write_text("hi")
+    with configure(fake_mlflow.uri) as telemetry:
+        telemetry.log_artifact(path)  # type: ignore[arg-type]
+        telemetry.log_text("behind it", "last")
+        structlog.get_logger().info("train", loss=0.5, step=1)
+        assert telemetry.flush(PATIENCE_S)
+    run_id = str(telemetry.run_id)
+    assert [point.value for point in fake_mlflow.points(run_id, "misc/loss")] == [0.5]
+    assert fake_mlflow.artifact(run_id, "last") == b"behind it"
+    if isinstance(bad, bytes):
+        assert fake_mlflow.artifact(run_id, "\N{REPLACEMENT CHARACTER}.txt") == b"hi"

@@ -1,17 +1,22 @@
 """MLflow over HTTP: exact bodies, an outcome for everything, no redirect, no proxy, no secret in any text."""
 
 import asyncio
+import errno
+import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from rltelemetry.settings import Settings, resolve
-from rltelemetry.sinks.mlflow.client import MAX_PARAM, MlflowClient
+from rltelemetry.sinks.mlflow import client as client_module
+from rltelemetry.sinks.mlflow.client import CHUNK_BYTES, MAX_PARAM, MlflowClient
 from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict
 from rltelemetry.testing import FakeMlflow, MlflowServer, ToxicProxy
 from rltelemetry.types import MetricPoint
@@ -132,9 +137,84 @@ def test_file_is_uploaded(any_mlflow: MlflowServer, tmp_path: Path) -> None:
     assert any_mlflow.artifact(run_id, "a b/weights.bin") == content
 
 
-def test_file_that_is_gone_is_nobodys_fault_but_its_own(fake_mlflow: FakeMlflow, tmp_path: Path) -> None:
-    outcome = ask(fake_mlflow.uri, lambda client: client.put_artifact("a", tmp_path / "none", TIMEOUT_S))
+def _none(directory: Path) -> Path:
+    return directory / "none"
+
+
+def _too_long(directory: Path) -> Path:
+    return directory / ("x" * 300)
+
+
+def _no_path(directory: Path) -> Path:
+    return directory / "a\0b"
+
+
+def _pipe(directory: Path) -> Path:
+    os.mkfifo(directory / "pipe")
+    return directory / "pipe"
+
+
+def _directory(directory: Path) -> Path:
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (_none, "No such file"),
+        (_too_long, "name too long"),
+        (_no_path, "null byte"),
+        (_pipe, "no regular file"),
+        (_directory, "no regular file"),
+    ],
+)
+def test_file_that_cannot_be_read_is_nobodys_fault_but_its_own(
+    fake_mlflow: FakeMlflow, tmp_path: Path, make: Callable[[Path], Path], words: str
+) -> None:
+    path = make(tmp_path)
+    outcome = ask(fake_mlflow.uri, lambda client: client.put_artifact("a", path, TIMEOUT_S))
     assert outcome.verdict is Verdict.POISON
+    assert words in outcome.cause
+    assert fake_mlflow.requests == []
+
+
+class BrokenFile(io.BytesIO):
+    """A file that breaks, or ends too soon, behind its first piece."""
+
+    def __init__(self, error: OSError | None) -> None:
+        super().__init__(bytes(CHUNK_BYTES))
+        self.error = error
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        piece = super().read(size)
+        if not piece and self.error is not None:
+            raise self.error
+        return piece
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), [(None, "become shorter"), (OSError(errno.EIO, "Input/output error"), "Input/output error")]
+)
+def test_file_that_breaks_on_its_way_is_no_trouble_of_the_connection(
+    fake_mlflow: FakeMlflow, monkeypatch: pytest.MonkeyPatch, error: OSError | None, words: str
+) -> None:
+    monkeypatch.setattr(client_module, "_open", lambda _: (BrokenFile(error), 2 * CHUNK_BYTES))
+    outcome = ask(fake_mlflow.uri, lambda client: client.put_artifact("a", Path("x"), TIMEOUT_S))
+    assert outcome.verdict is Verdict.POISON
+    assert words in outcome.cause
+    assert "TLS" not in str(outcome)
+
+
+def test_whatever_a_transport_raises_becomes_an_outcome() -> None:
+    def raising(_: httpx.Request) -> httpx.Response:
+        raise RuntimeError("protocol error")
+
+    async def scenario() -> Outcome:
+        return await MlflowClient(Settings(), transport=httpx.MockTransport(raising)).server_info(TIMEOUT_S)
+
+    outcome = asyncio.run(scenario())
+    assert outcome.verdict is Verdict.RETRY
+    assert "protocol error" in outcome.cause
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from rltelemetry.redact import clean_text
 from rltelemetry.sinks.mlflow.backoff import Breaker, Patience
 from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict
 from rltelemetry.sinks.mlflow.rows import Row
@@ -47,7 +48,7 @@ class ArtifactStream:
         if row is None:
             return None
         _, artifact = json.loads(row.body)
-        if "path" in artifact and not Path(artifact["path"]).exists():
+        if "path" in artifact and _is_gone(artifact["path"]):
             return self._pass_over(row, artifact["path"])
         outcome = await self._perform(artifact)
         if outcome.is_delivered:
@@ -75,8 +76,19 @@ class ArtifactStream:
 
     def _pass_over(self, row: Row, path: str) -> Outcome:
         self._spool.ack(row)
-        self._notices.warn("artifact gone", f"an artifact is not uploaded, since its file is gone: {path}")
+        self._notices.warn("artifact gone", f"an artifact is not uploaded, since its file is gone: {clean_text(path)}")
         return Outcome(Verdict.DELIVERED)
+
+
+def _is_gone(path: str) -> bool:
+    """Whether nothing is there; any other trouble with a path is left to the upload, which has words for it."""
+    try:
+        Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 def _is_switched_off(outcome: Outcome) -> bool:

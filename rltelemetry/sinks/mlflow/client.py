@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import stat
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
@@ -17,7 +18,7 @@ from typing import Any, BinaryIO, Final
 from urllib.parse import quote
 
 from rltelemetry.settings import Settings
-from rltelemetry.sinks.mlflow.http import Body, Http, Transport
+from rltelemetry.sinks.mlflow.http import Body, BodyError, Http, Transport
 from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict, classify
 from rltelemetry.types import MetricPoint
 
@@ -163,22 +164,22 @@ class MlflowClient:
     async def put_artifact(self, artifact_path: str, path: Path, timeout_s: float) -> Outcome:
         """Upload a file to the server's artifact store; `timeout_s` counts for each piece, not for the whole."""
         try:
-            with path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                route, headers = ARTIFACTS + quote(artifact_path), {"Content-Length": str(size)}
-                body = _pieces(file, size)
-                return await self._request("PUT", route, timeout_s, body=body, headers=headers, needs_json=False)
-        except OSError as error:
-            return Outcome(Verdict.POISON, cause=f"the file cannot be read: {error.strerror}")
+            file, size = _open(path)
+        except (OSError, ValueError) as error:
+            return Outcome(Verdict.POISON, cause=_unreadable(error))
+        with file:
+            body, headers = _pieces(file, size), {"Content-Length": str(size)}
+            route = _artifact_route(artifact_path)
+            return await self._request("PUT", route, timeout_s, body=body, headers=headers, needs_json=False)
 
     async def put_text(self, artifact_path: str, text: str, timeout_s: float) -> Outcome:
         """Upload a text to the server's artifact store."""
-        route, body = ARTIFACTS + quote(artifact_path), text.encode("utf-8", "replace")
+        route, body = _artifact_route(artifact_path), text.encode("utf-8", "replace")
         return await self._request("PUT", route, timeout_s, body=body, needs_json=False)
 
     async def delete_artifact(self, artifact_path: str, timeout_s: float) -> Outcome:
         """Remove a file from the server's artifact store."""
-        return await self._request("DELETE", ARTIFACTS + quote(artifact_path), timeout_s, needs_json=False)
+        return await self._request("DELETE", _artifact_route(artifact_path), timeout_s, needs_json=False)
 
     async def leave_loop(self) -> None:
         """Close the connection; the next request opens another one, on whatever loop it is made."""
@@ -229,8 +230,41 @@ def _text(value: object) -> str:
     return str(value).encode("utf-8", "replace").decode()
 
 
+def _artifact_route(artifact_path: str) -> str:
+    return ARTIFACTS + quote(artifact_path, errors="replace")
+
+
+def _open(path: Path) -> tuple[BinaryIO, int]:
+    """Open a file, and say how much it holds; opening a pipe without O_NONBLOCK waits for its other end.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is no file, or no path.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    facts = os.fstat(descriptor)
+    if not stat.S_ISREG(facts.st_mode):
+        os.close(descriptor)
+        raise ValueError("it is no regular file")
+    return os.fdopen(descriptor, "rb"), facts.st_size
+
+
+def _unreadable(error: OSError | ValueError) -> str:
+    return f"the file cannot be read: {error.strerror if isinstance(error, OSError) else error}"
+
+
 async def _pieces(file: BinaryIO, size: int) -> AsyncIterator[bytes]:
-    """Read what was there at the start: a log file may grow meanwhile."""
-    while size > 0 and (piece := file.read(min(size, CHUNK_BYTES))):
+    """Read what was there at the start: a log file may grow meanwhile, but must not shrink.
+
+    Raises:
+        BodyError: it has shrunk, or cannot be read.
+    """
+    while size > 0:
+        try:
+            piece = file.read(min(size, CHUNK_BYTES))
+        except OSError as error:
+            raise BodyError(_unreadable(error)) from error
+        if not piece:
+            raise BodyError("the file cannot be read: it has become shorter meanwhile")
         size -= len(piece)
         yield piece

@@ -17,7 +17,7 @@ from rltelemetry.settings import Settings
 from rltelemetry.sinks.mlflow.access import request_headers, tls_context
 from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict, transport_failure
 
-__all__ = ["LOOPBACK", "Answer", "Body", "Http", "Transport"]
+__all__ = ["LOOPBACK", "Answer", "Body", "BodyError", "Http", "Transport"]
 
 KEEPALIVE_S: Final = 3.0
 """MLflow closes idle connections after 5 s; a connection reused at that moment fails."""
@@ -30,6 +30,10 @@ LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 Body = bytes | AsyncIterator[bytes]
 Transport = httpx.AsyncBaseTransport
 """What stands in for the network in tests."""
+
+
+class BodyError(Exception):
+    """What a body in pieces raises when it cannot go on: no failure of the connection, and none that passes."""
 
 
 class Answer(NamedTuple):
@@ -108,8 +112,12 @@ class Http:
             return self._failed("slow", error)
         except httpx.HTTPError as error:
             return self._failed(_kind(error), error)
-        except (httpx.InvalidURL, OSError, ValueError) as error:  # settings that cannot be sent or read
-            return self._failed("tls" if isinstance(error, OSError) else "other", error)
+        except BodyError as error:
+            return Outcome(Verdict.POISON, cause=str(error))
+        except OSError as error:  # settings that cannot be read
+            return self._failed("tls", error)
+        except Exception as error:  # settings that cannot be sent, and whatever else a transport raises
+            return self._failed("other", error)
 
     async def leave_loop(self) -> None:
         """Close the connection; the next request opens another one, on whatever loop it is made."""
