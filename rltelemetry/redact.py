@@ -3,6 +3,8 @@
 import base64
 import binascii
 import re
+import time
+from collections.abc import Callable
 from functools import lru_cache
 
 __all__ = ["MASK", "MAX_TEXT", "clean_text", "cut", "escape_controls", "is_secret_key", "redact"]
@@ -13,6 +15,8 @@ MAX_TEXT = 4096
 """Characters of one text; a 1 MB string would make a 2 MB span."""
 
 _SHORT = 64  # characters of a text that is likely to come again: the name of an event, of a phase
+_PIECE = 1 << 14  # characters that are searched in one go; more would hold up the training
+_LOOK_AHEAD = 4096  # characters behind a piece that decide whether a secret begins in it
 _OVERLAP = 1024  # a secret is looked for so far behind the place where its text is cut
 _SCHEMES = r"(?:bearer|basic|digest|negotiate|token)[ \t]+"
 _KEY_WORDS = frozenset({"access", "api", "auth", "encryption", "private", "secret", "signing"})  # ... before "key"
@@ -28,7 +32,8 @@ _PAIR = re.compile(
 )
 _BEARER = re.compile(r"\b(bearer)[ \t]+[\w.~+/=-]{6,}", re.IGNORECASE)
 _BASIC = re.compile(r"\b(basic)[ \t]+([\w+/-]{4,}={0,2})", re.IGNORECASE)
-_KNOWN_SHAPES = re.compile(r"\b(?:gh[opsu]_|github_pat_|glpat-|hf_|sk-|dapi|xox[abp]-|AKIA|eyJ[\w-]{8,}\.)[\w.-]{16,}")
+_KNOWN_SHAPES = re.compile(r"\b(?:gh[opsu]_|github_pat_|glpat-|hf_|sk-|dapi|xox[abp]-|AKIA)[\w.-]{16,}")
+_JWT = re.compile(r"\beyJ[\w-]{8,}(\.[\w.-]{16,})?")  # without a dot, too: what was read is not read again
 _HINT = re.compile(r"[=:_-]|basic|bearer|dapi|AKIA|eyJ", re.IGNORECASE)  # no secret is recognised without one
 
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
@@ -48,13 +53,14 @@ _CONTROLS_BUT_NEWLINE = re.compile(_CONTROLS.pattern.replace(r"\x00-\x1f", r"\x0
 
 def redact(text: str) -> str:
     """Replace what looks like a credential: URL userinfo, `token=...` and its kin, authorization values."""
-    if not _HINT.search(text):
+    if len(text) <= _PIECE and not _HINT.search(text):
         return text
-    text = _USERINFO.sub(f"{MASK}@", text)
-    text = _PAIR.sub(rf"\1{MASK}", text)
-    text = _BEARER.sub(rf"\1 {MASK}", text)
-    text = _BASIC.sub(_mask_basic, text)
-    return _KNOWN_SHAPES.sub(MASK, text)
+    text = _replace(_USERINFO, lambda _: f"{MASK}@", text)
+    text = _replace(_PAIR, lambda found: f"{found[1]}{MASK}", text)
+    text = _replace(_BEARER, lambda found: f"{found[1]} {MASK}", text)
+    text = _replace(_BASIC, _mask_basic, text)
+    text = _replace(_JWT, lambda found: MASK if found[1] else found[0], text)
+    return _replace(_KNOWN_SHAPES, lambda _: MASK, text)
 
 
 @lru_cache(maxsize=4096)
@@ -73,7 +79,7 @@ def escape_controls(text: str, keep_newlines: bool = False) -> str:
     r"""Make C0, C1, DEL and bidirectional controls visible (`\n`, `\x1b`), and lone surrogates U+FFFD."""
     if text.isprintable():
         return text
-    return (_CONTROLS_BUT_NEWLINE if keep_newlines else _CONTROLS).sub(_escape, text)
+    return _replace(_CONTROLS_BUT_NEWLINE if keep_newlines else _CONTROLS, _escape, text)
 
 
 def cut(text: str, limit: int) -> str:
@@ -93,6 +99,26 @@ def clean_text(text: str, limit: int = MAX_TEXT, keep_newlines: bool = False) ->
 @lru_cache(maxsize=1024)
 def _clean_short(text: str) -> str:
     return escape_controls(redact(text))
+
+
+def _replace(pattern: re.Pattern[str], replacement: Callable[[re.Match[str]], str], text: str) -> str:
+    """Do what `pattern.sub` does, for a long text in pieces: a search holds the interpreter's lock to its end."""
+    if len(text) <= _PIECE:
+        return pattern.sub(replacement, text)
+    parts: list[str] = []
+    start = copied = 0
+    while start < len(text):
+        end = start + _PIECE + _LOOK_AHEAD
+        found = pattern.search(text, start, end)
+        if found is None or found.start() >= start + _PIECE:
+            start += _PIECE
+            time.sleep(0)
+            continue
+        if found.end() == end:
+            found = pattern.match(text, found.start()) or found
+        parts += text[copied : found.start()], replacement(found)
+        start = copied = found.end()
+    return "".join([*parts, text[copied:]])
 
 
 def _escape(match: re.Match[str]) -> str:

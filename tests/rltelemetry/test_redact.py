@@ -1,5 +1,6 @@
 """Secrets, control characters, hostile values, and the caller's snapshot table."""
 
+import time
 import timeit
 
 import pytest
@@ -85,7 +86,38 @@ def test_what_surrounds_a_secret_stays() -> None:
     assert redact("GET http://u:p@h:1/x?token=abc&b=2 failed") == "GET http://***@h:1/x?token=***&b=2 failed"
 
 
-@pytest.mark.parametrize("piece", ["://", "token=", "a-", "basic ", 'password="', "x:@", "\\", "secret", "&key="])
+def test_long_text_is_redacted_as_its_parts_are() -> None:
+    lines = [
+        f"GET http://user:{SECRET}@host:5000/api",
+        f"password: {SECRET}",
+        f'{{"api_key": "{SECRET} with spaces"}}',
+        'private_key="-----BEGIN KEY-----\n' + "MIIE\n" * 2000 + '"',
+        f"sent bearer {SECRET} to the server",
+        "Basic dXNlcjpwYXNzd29yZA== refused",
+        "using ghp_0123456789abcdefghij now",
+        "eyJhbGciOiJI.eyJzdWIiOiIxMjM0NTY3.SflKxwRJSMeKKF2QT4 and eyJhbGciOiJI alone\t",
+        "lr: 0.0003  # the learning rate",
+        "x" * 1009,
+    ]
+    text = "\n".join(lines * 20)
+    assert len(text) > 200_000
+    parts = [escape_controls(redact(line), keep_newlines=True) for line in lines]
+    assert clean_text(text, len(text), keep_newlines=True) == "\n".join(parts * 20)
+
+
+def test_long_text_is_redacted_in_pieces_between_which_others_may_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    redact("lr: 0.0003  # the learning rate\n" * 2**15)
+    assert pauses.count(0) > 200
+    pauses.clear()
+    redact("lr: 0.0003  # the learning rate\n" * 100)
+    assert not pauses
+
+
+@pytest.mark.parametrize(
+    "piece", ["://", "token=", "a-", "basic ", 'password="', "x:@", "\\", "secret", "&key=", "-eyJ"]
+)
 def test_redaction_of_a_megabyte_takes_linear_time(piece: str) -> None:
     text = piece * (2**18 // len(piece))
     quarter = min(timeit.repeat(lambda: redact(text[: len(text) // 4]), number=1, repeat=3))
