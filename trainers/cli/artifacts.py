@@ -31,10 +31,17 @@ class Artifacts:
         config: the run's settings; `logging.artifacts` decides.
         title: of the picture.
         folder: where the checkpoints lie.
+        resumed: the checkpoint that the run goes on from, if it does: it and those before it are on the page already.
     """
 
     def __init__(
-        self, telemetry: Telemetry, emitter: Emitter, config: RunConfig, title: str, folder: CheckpointFolder | None
+        self,
+        telemetry: Telemetry,
+        emitter: Emitter,
+        config: RunConfig,
+        title: str,
+        folder: CheckpointFolder | None,
+        resumed: Path | None = None,
     ) -> None:
         self._telemetry = telemetry
         self._emitter = emitter
@@ -42,7 +49,7 @@ class Artifacts:
         self._title = title
         self._folder = folder
         self._is_on = config.logging.artifacts
-        self._uploaded: deque[Path] = deque()
+        self._uploaded: deque[Path] = deque(_up_to(resumed) if resumed else ())
 
     def __enter__(self) -> Self:
         if self._is_on:
@@ -78,6 +85,11 @@ def restore_curve(emitter: Emitter, folder: Path, timesteps: int) -> None:
     text = read_text(folder, CURVE)
     if text is not None:
         emitter.curve.load_state_dict(json.loads(text), timesteps)
+
+
+def _up_to(checkpoint: Path) -> list[Path]:
+    """A run's checkpoints on disk, oldest first."""
+    return sorted(path for path in checkpoint.parent.glob("update-*.pt") if path.name <= checkpoint.name)
 
 
 def _files(checkpoint: Path) -> list[Path]:

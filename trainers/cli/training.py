@@ -70,7 +70,8 @@ def _train_and_talk(
             _say_start(emitter, arguments, parts, folder)
             config = arguments.config
             title = f"{entry.title} on {config.environment.task}, seed {config.training_core.seed}"
-            with Artifacts(telemetry, emitter, config, title, folder) as artifacts:
+            resumed = arguments.saved.path if arguments.saved else None
+            with Artifacts(telemetry, emitter, config, title, folder, resumed) as artifacts:
                 outcome = _train(parts, config, entry.name, folder, telemetry, emitter, interruption, artifacts.saved)
             _wait_for_server(telemetry, emitter, fields.get("startup_s", 0.0))
             if telemetry.run_url is not None:
