@@ -59,8 +59,8 @@ class Series:
     @classmethod
     def restored(cls, state: dict[str, Any], last_timesteps: int) -> Self:
         """Return a series that goes on from there, without what lies behind `last_timesteps`."""
-        points = map(Point._make, state["points"])
-        return cls((point for point in points if point.timesteps <= last_timesteps), state["stride"])
+        points = [_point(*values) for values in state["points"]]
+        return cls((point for point in points if point.timesteps <= last_timesteps), max(1, int(state["stride"])))
 
 
 class Axis(NamedTuple):
@@ -104,7 +104,11 @@ class ReturnCurve:
         return {"training": self._training.state_dict(), "evaluations": self._evaluations.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any], last_timesteps: int) -> None:
-        """Go on from there, without what lies behind `last_timesteps`: the run does it again."""
+        """Go on from there, without what lies behind `last_timesteps`: the run does it again.
+
+        Raises:
+            ValueError, TypeError, AttributeError, LookupError: the state is something else; the curve is as it was.
+        """
         self._training, self._evaluations = (
             Series.restored(state[name], last_timesteps) for name in ("training", "evaluations")
         )
@@ -123,6 +127,12 @@ class ReturnCurve:
             *(f'<circle cx="{x}" cy="{y}" r="3" fill="{EVALUATION}"/>' for x, y in _places(evaluations, across, up)),
         ]
         return _document(drawn, title, _summary(training, evaluations))
+
+
+def _point(timesteps: int, *returns: float) -> Point:
+    if not all(map(math.isfinite, (timesteps, *returns))):
+        raise ValueError("a point that is not finite")
+    return Point(timesteps, *returns)
 
 
 def _add(series: Series, timesteps: int, episodes: EpisodeSummary) -> None:

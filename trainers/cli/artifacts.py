@@ -81,10 +81,14 @@ class Artifacts:
 
 
 def restore_curve(emitter: Emitter, folder: Path, timesteps: int) -> None:
-    """Let the curve of a resumed run begin with what was before."""
+    """Let the curve of a resumed run begin with what was before; it begins anew if that cannot be read."""
     text = read_text(folder, CURVE)
-    if text is not None:
+    if text is None:
+        return
+    try:
         emitter.curve.load_state_dict(json.loads(text), timesteps)
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
+        emitter.complain(f"{folder / CURVE}: is no curve of returns, or only a part of one; the picture begins anew.")
 
 
 def _up_to(checkpoint: Path) -> list[Path]:
