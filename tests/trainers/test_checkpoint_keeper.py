@@ -123,5 +123,20 @@ def test_disk_that_fails_costs_the_run_nothing_and_is_said_once(
     assert found(folder) == 4
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyError("page")])
+def test_page_that_fails_costs_the_run_nothing_and_is_said_once(folder: CheckpointFolder, error: Exception) -> None:
+    complaints: list[str] = []
+
+    def fail(_path: Path) -> None:
+        raise error
+
+    kept = Keeper(folder, "ppo", PpoConfig(), dict, complaints.append, on_saved=fail)
+    for update in (1, 2):
+        kept.save(after(update))
+        assert found(folder) == update
+    assert len(complaints) == 1
+    assert "update-00000001.pt: is saved, but does not get onto the run's page" in complaints[0]
+
+
 def full_disk(_descriptor: int) -> None:
     raise OSError(28, "No space left on device")

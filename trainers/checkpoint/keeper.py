@@ -56,7 +56,7 @@ class Keeper:
         self._is_saving = folder is not None or (config.checkpointing.save and not ranks.is_first)
         self._remembered: tuple[int, bytes] | None = None
         self._last_path: Path | None = None
-        self._is_failing = False
+        self._is_failing = self._is_page_failing = False
 
     @property
     def last_path(self) -> Path | None:
@@ -114,8 +114,6 @@ class Keeper:
         assert self._folder is not None
         try:
             self._last_path = self._folder.save(update, content)
-            self._is_failing = False
-            self._on_saved(self._last_path)
         except OSError as error:
             if not self._is_failing:
                 self._complain(
@@ -123,6 +121,21 @@ class Keeper:
                     "Training goes on, and the checkpoints before it stay; said once until one is saved again."
                 )
             self._is_failing = True
+        else:
+            self._is_failing = False
+            self._tell(self._last_path)
+
+    def _tell(self, path: Path) -> None:
+        """Tell of a checkpoint; what the listener does wrong is no failure to save, and does not end the run."""
+        try:
+            self._on_saved(path)
+        except Exception as error:
+            if not self._is_page_failing:
+                self._complain(
+                    f"{path}: is saved, but does not get onto the run's page: {type(error).__name__}: {error}. "
+                    "Training goes on; said once."
+                )
+            self._is_page_failing = True
 
 
 def _nobody(_path: Path) -> None:
