@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rltelemetry.redact import MAX_TEXT, clean_text, escape_controls, is_secret_key, redact
+from rltelemetry.redact import _PIECE, MAX_TEXT, clean_text, escape_controls, is_secret_key, redact
 
 SECRET = "hunter2-XyZ"
 
@@ -105,6 +105,35 @@ def test_long_text_is_redacted_as_its_parts_are() -> None:
     assert clean_text(text, len(text), keep_newlines=True) == "\n".join(parts * 20)
 
 
+<<<<<<< HEAD
+=======
+@pytest.mark.parametrize(
+    "secret",
+    [
+        f"http://user:{SECRET}@host",
+        f"password: {SECRET}",
+        'private_key="' + "MIIE\n" * 2000 + '"',
+        f"bearer {SECRET}",
+        "Basic dXNlcjpwYXNzd29yZA==",
+        "ghp_0123456789abcdefghij",
+        "eyJhbGciOiJI.eyJzdWIiOiIxMjM0NTY3.SflKxwRJSMeKKF2QT4",
+    ],
+)
+def test_secret_across_the_end_of_a_piece_is_gone(secret: str) -> None:
+    for length in range(1, min(len(secret), 60)):
+        before, after = " " * (_PIECE - length), " ." * 10_000
+        assert redact(before + secret + after) == before + redact(secret) + after
+
+
+def test_tokens_that_begin_again_and_again_are_read_once() -> None:
+    def seconds(piece: str) -> float:
+        text = piece * (_PIECE // len(piece))
+        return min(timeit.repeat(lambda: redact(text), number=1, repeat=3))
+
+    assert seconds("-eyJ") < 10 * seconds("-abc") + 0.01
+
+
+>>>>>>> 8138fed (telemetry: Long texts are redacted in pieces, and in linear time)
 def test_long_text_is_redacted_in_pieces_between_which_others_may_run(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(time, "sleep", pauses.append)
