@@ -105,8 +105,6 @@ def test_long_text_is_redacted_as_its_parts_are() -> None:
     assert clean_text(text, len(text), keep_newlines=True) == "\n".join(parts * 20)
 
 
-<<<<<<< HEAD
-=======
 @pytest.mark.parametrize(
     "secret",
     [
@@ -133,7 +131,6 @@ def test_tokens_that_begin_again_and_again_are_read_once() -> None:
     assert seconds("-eyJ") < 10 * seconds("-abc") + 0.01
 
 
->>>>>>> 8138fed (telemetry: Long texts are redacted in pieces, and in linear time)
 def test_long_text_is_redacted_in_pieces_between_which_others_may_run(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(time, "sleep", pauses.append)
