@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple
 
 from rltelemetry.keys import mlflow_key
 from rltelemetry.redact import clean_text
-from rltelemetry.values import clean_field, safe_text
+from rltelemetry.values import clean_field, plain_text, safe_text
 
 __all__ = ["Facts", "read_facts", "read_note"]
 
@@ -32,12 +32,12 @@ class Facts(NamedTuple):
 
 def read_facts(given: Any) -> Facts:
     """Flatten a mapping: nested names are joined by dots, secrets are masked, names are made acceptable."""
-    if not isinstance(given, Mapping):
-        return Facts({}, f"got {safe_text(type(given).__name__)}; expected a mapping of names to values")
     texts: dict[str, str] = {}
     try:
+        if not isinstance(given, Mapping):
+            return Facts({}, f"got {safe_text(type(given).__name__)}; expected a mapping of names to values")
         _flatten(given, "", MAX_DEPTH, texts)
-    except Exception as error:  # a mapping's own code runs here
+    except Exception as error:  # the given object's own code runs here
         return Facts(texts, f"could not be read to its end: {safe_text(error)}")
     if len(texts) >= MAX_FACTS:
         return Facts(texts, f"has more than {MAX_FACTS} entries; the first are taken")
@@ -46,9 +46,7 @@ def read_facts(given: Any) -> Facts:
 
 def read_note(text: Any) -> Facts:
     """Read a run's description: its lines are kept, secrets are masked."""
-    if not isinstance(text, str):
-        return Facts({NOTE_TAG: safe_text(text)})
-    return Facts({NOTE_TAG: clean_text(text, MAX_NOTE, keep_newlines=True)})
+    return Facts({NOTE_TAG: clean_text(plain_text(text), MAX_NOTE, keep_newlines=True)})
 
 
 def _flatten(given: Mapping[Any, Any], prefix: str, depth: int, texts: dict[str, str]) -> None:

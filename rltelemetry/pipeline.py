@@ -29,7 +29,7 @@ from rltelemetry.settings import Resolved, Settings, resolve
 from rltelemetry.stats import Stats
 from rltelemetry.stdlib import StdlibHandler
 from rltelemetry.types import Origin
-from rltelemetry.values import safe_text
+from rltelemetry.values import plain_text, safe_text
 
 if TYPE_CHECKING:
     from rltelemetry.parts import Parts
@@ -128,7 +128,7 @@ class Telemetry:
 
     def log_text(self, text: str, name: str) -> None:
         """Upload a text as an artifact of the run; it waits in the spool, as points do."""
-        target, content = safe_text(name), text if isinstance(text, str) else safe_text(text)
+        target, content = safe_text(name), plain_text(text)
         self._call(lambda parts: parts.log_text(content, target))
 
     def remove_artifact(self, name: str) -> None:
@@ -145,7 +145,8 @@ class Telemetry:
             problem = f"log_artifact: got {safe_text(path)}; expected a path ({safe_text(error)})"
             self._call(lambda parts: parts.complain(problem))
             return
-        target = safe_text(name or os.path.basename(source))  # noqa: PTH119
+        target = "" if name is None else safe_text(name)
+        target = target or safe_text(os.path.basename(source))  # noqa: PTH119
         self._call(lambda parts: parts.log_artifact(source, target))
 
     def show_progress(self, text: str) -> None:
@@ -180,13 +181,14 @@ class Telemetry:
             timeout_s: longest wait; `exit_timeout_s` of the settings if not given.
             reason: why it has not finished, an exception or a text: becomes the tag `rltelemetry.reason`.
         """
+        cause = reason_of(reason)
         with self._lock:
             if self._is_closed:
                 return
             self._is_closed = True
             self._endings.begin_close()
             limit_s = self._resolved.settings.exit_timeout_s if timeout_s is None else timeout_s
-            self._close_parts(status, limit_s, reason_of(reason))
+            self._close_parts(status, limit_s, cause)
             if _current.telemetry is self:
                 _current.telemetry = None
             self._endings.end_close()

@@ -19,6 +19,13 @@ def reason_of(cause: object) -> str:
     Args:
         cause: the exception that has ended the program, a signal, a text, or None.
     """
+    try:
+        return _reason_of(cause)
+    except Exception:  # the cause's own code runs here
+        return safe_text(cause, MAX_REASON)
+
+
+def _reason_of(cause: object) -> str:
     if cause is None:
         return ""
     if isinstance(cause, KeyboardInterrupt):

@@ -22,6 +22,7 @@ __all__ = [
     "clean_value",
     "freeze",
     "is_plain_number",
+    "plain_text",
     "safe_text",
     "traceback_text",
 ]
@@ -73,6 +74,11 @@ def safe_text(value: object, limit: int = MAX_TEXT) -> str:
     if isinstance(frozen, bytes):
         return clean_text(frozen[:limit].decode("utf-8", "backslashreplace"), limit)
     return clean_text(frozen if isinstance(frozen, str) else _describe(frozen), limit)
+
+
+def plain_text(value: Any) -> str:
+    """Return a string's characters as they are, whatever its class makes of them; of anything else the clean text."""
+    return str.__str__(value) if issubclass(type(value), str) else safe_text(value)
 
 
 def clean_field(name: str, value: Any) -> Any:

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -208,6 +209,46 @@ def test_no_method_raises_whatever_it_is_given(configure: Configure, fake_mlflow
         telemetry.log_artifact(5)  # type: ignore[arg-type]
         telemetry.log_params({"good": 1})
     assert fake_mlflow.run(str(telemetry.run_id)).params == {"a": "<integer of 16610 bits>", "good": "1"}
+
+
+class HostileText(str):
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        raise RuntimeError("mine")
+
+
+class Hostile:
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("mine")
+
+    @__class__.setter
+    def __class__(self, kind: Any) -> None:
+        raise RuntimeError("mine")
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("mine")
+
+
+def test_no_method_raises_whatever_the_objects_own_code_does(
+    configure: Configure, fake_mlflow: FakeMlflow, tmp_path: Path
+) -> None:
+    text, thing, file = HostileText("described"), Hostile(), tmp_path / "file"
+    file.write_text("x")
+    telemetry = configure()
+    assert telemetry.wait_ready(10.0)
+    for method in (telemetry.describe, telemetry.log_params, telemetry.set_tags, telemetry.log_artifact):
+        method(thing)  # type: ignore[operator]
+    telemetry.describe(text)
+    telemetry.log_text(text, "text.txt")
+    telemetry.log_artifact(file, thing)  # type: ignore[arg-type]
+    assert telemetry.flush(10.0)
+    telemetry.close("FAILED", reason=thing)
+    run = fake_mlflow.run(str(telemetry.run_id))
+    assert run.status == "FAILED"
+    assert run.tags["mlflow.note.content"] == "described"
+    assert not [thread for thread in threading.enumerate() if thread.name == "rltelemetry"]
 
 
 def test_refused_parameter_costs_only_itself(configure: Configure, fake_mlflow: FakeMlflow) -> None:
