@@ -155,16 +155,16 @@ class Telemetry:
             self._parts.show_progress(text)
 
     def flush(self, timeout_s: float = 5.0) -> bool:
-        """Wait until all that was logged before has been sent, as far as it can be; False on time-out."""
-        parts = self._parts
+        """Wait until all that was logged before has been sent, as far as can be; False on time-out, or once closed."""
+        parts = self._open_parts
         return parts is not None and parts.worker.flush(timeout_s)
 
     def commit(self, timeout_s: float = 1.0) -> bool:
         """Wait until all that was logged before lies in the spool, where kill -9 cannot reach it.
 
-        False on time-out, and where there is no such place: a disk that cannot be written, an export that is off.
+        False on time-out, once closed, and where there is no such place: an unwritable disk, an export that is off.
         """
-        parts = self._parts
+        parts = self._open_parts
         return parts is not None and parts.worker.commit(timeout_s) and parts.is_durable
 
     def stats(self) -> Stats:
@@ -241,10 +241,15 @@ class Telemetry:
         CELL.active = parts.handoff
         return parts
 
+    @property
+    def _open_parts(self) -> "Parts | None":
+        """The parts; None before a forked child has made its own, and after `close`, when no worker would answer."""
+        return None if self._is_closed else self._parts
+
     def _working_parts(self) -> "Parts | None":
         """The parts; a forked child makes its own when it first needs them. None after `close`, or if that fails."""
         if self._is_closed or self._parts is not None:
-            return None if self._is_closed else self._parts
+            return self._open_parts
         with self._lock:
             if self._is_closed or self._parts is not None:
                 return self._parts

@@ -251,6 +251,17 @@ def test_no_method_raises_whatever_the_objects_own_code_does(
     assert not [thread for thread in threading.enumerate() if thread.name == "rltelemetry"]
 
 
+@pytest.mark.parametrize("call", [Telemetry.flush, Telemetry.commit])
+def test_waiting_for_a_closed_pipeline_ends_at_once(
+    configure: Configure, call: Callable[[Telemetry, float], bool]
+) -> None:
+    telemetry = configure()
+    telemetry.close()
+    start = time.monotonic()
+    assert not call(telemetry, 5.0)
+    assert time.monotonic() - start < 2.0
+
+
 def test_refused_parameter_costs_only_itself(configure: Configure, fake_mlflow: FakeMlflow) -> None:
     with configure() as telemetry:
         telemetry.log_params({"lr": 1})
