@@ -83,6 +83,7 @@ class Telemetry:
         self._origin = Origin(resolved.settings.client_uuid or str(uuid.uuid4()), is_child=_is_worker(resolved))
         self._parts: Parts | None = None
         self._is_closed = False
+        self._is_building = False
         self._lock = threading.RLock()  # a signal handler may close while the main thread is closing
         self._endings = Endings(self._close_quietly, resolved.settings.handle_signals)
 
@@ -205,6 +206,7 @@ class Telemetry:
         """Forget the parent's parts, in a forked child; they are kept, so that nothing of the parent's is closed."""
         self._inherited = self._parts
         self._lock = threading.RLock()
+        self._is_building = False
         run_id, spool = self._origin.run_id, self._origin.spool
         if self._parts is not None:
             run_id, spool = self._parts.run_id or run_id, self._parts.spool_path or spool
@@ -251,14 +253,17 @@ class Telemetry:
         if self._is_closed or self._parts is not None:
             return self._open_parts
         with self._lock:
-            if self._is_closed or self._parts is not None:
-                return self._parts
+            if self._is_closed or self._is_building or self._parts is not None:
+                return self._parts  # a signal handler that logs comes here while its own thread builds
+            self._is_building = True
             try:
                 return self._build()
             except Exception as error:  # out of threads, of memory, of descriptors: the training goes on without us
                 self._is_closed = True
                 print_plainly("error", "rltelemetry", "this forked child has no telemetry", {"error": error})
                 return None
+            finally:
+                self._is_building = False
 
     def _call(self, work: Any) -> None:
         if (parts := self._working_parts()) is not None:

@@ -147,6 +147,34 @@ def test_child_that_can_open_no_pipeline_goes_on_and_says_so_once(fake_mlflow: F
     assert_all_arrived(fake_mlflow, "FINISHED")
 
 
+def test_signal_handler_that_logs_while_a_child_opens_its_pipeline_opens_no_second(fake_mlflow: FakeMlflow) -> None:
+    body = """
+    import rltelemetry.parts
+    with configure() as telemetry:
+        assert telemetry.wait_ready(10)
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGALRM, lambda *_: emit(1, start=7))
+            make = rltelemetry.parts.MlflowExport.__init__
+            def make_and_be_interrupted(self, *args):
+                rltelemetry.parts.MlflowExport.__init__ = make
+                make(self, *args)
+                signal.raise_signal(signal.SIGALRM)
+            rltelemetry.parts.MlflowExport.__init__ = make_and_be_interrupted
+            emit(1)
+            workers = [thread for thread in threading.enumerate() if thread.name == "rltelemetry"]
+            telemetry.close()
+            os._exit(len(workers))
+        print("workers:", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    """
+    ended = run_script(body, fake_mlflow.uri)
+    assert ended.code == 0, ended.output
+    assert "workers: 1" in ended.output
+    assert "timesteps=7" in ended.output
+    (run,) = fake_mlflow.runs()
+    assert steps_of(fake_mlflow, run.run_id) == [0]
+
+
 def test_grandchildren_are_heard(fake_mlflow: FakeMlflow) -> None:
     body = """
     with configure() as telemetry:
