@@ -11,6 +11,7 @@ from typing import Final
 
 from rltelemetry.clock import Clock
 from rltelemetry.notices import Notices
+from rltelemetry.places import is_makeshift
 from rltelemetry.plan import RunPlan
 from rltelemetry.recovery import Recovery, sync_command
 from rltelemetry.registration import Role
@@ -55,8 +56,15 @@ class MlflowExport:
         self._clock = clock
         self._is_child = origin.is_child
         plan = RunPlan.of(settings, origin, clock.time_ns() // 1_000_000)
+        directory = settings.spools
+        if is_makeshift(directory):
+            notices.once(
+                "makeshift",
+                f"this user has no home directory: unsent data waits in {directory}, which a restart may empty. "
+                "Set RLTELEMETRY_SPOOL_DIR to a directory that lasts.",
+            )
         self._file = SpoolFile.new(
-            settings.spools,
+            directory,
             clock.time_ns(),
             SpoolFile(origin.spool) if origin.spool else None,
         )

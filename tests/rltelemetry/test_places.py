@@ -1,13 +1,18 @@
 """Where this user's files lie: one place for spools and claimed ports, by the XDG rule."""
 
+import os
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import rltelemetry
 from rltelemetry import Settings
 from rltelemetry.errors import SettingsError
 from rltelemetry.places import state_directory
 from rltelemetry.ports import claimed_port
+from rltelemetry.testing import FakeMlflow
 
 HOST = "127.0.0.1"
 
@@ -37,12 +42,33 @@ def test_absolute_path_is_taken(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert Settings(spool_dir=home / "spools").spools == home / "spools"
 
 
-def test_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def homeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The place that a user without a home has in `tmp_path`, which holds the temporary files."""
+
     def fail() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setattr(Path, "home", fail)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path / f"rltelemetry-{os.getuid()}"
+
+
+def test_user_without_a_home_has_a_place_of_his_own_beside_the_temporary_files(
+    homeless: Path, fake_mlflow: FakeMlflow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields: dict[str, Any] = {"console": "json", "system_metrics": False, "traces": False}
+    with rltelemetry.configure(tracking_uri=fake_mlflow.uri, **fields) as telemetry:
+        assert telemetry.commit(10.0)
+    assert state_directory() == homeless
+    assert homeless.stat().st_mode & 0o777 == 0o700
+    assert capsys.readouterr().err.count(f"unsent data waits in {homeless}") == 1
+
+
+def test_place_that_others_can_write_is_not_taken_and_the_user_is_told_what_to_set(homeless: Path) -> None:
+    homeless.mkdir()
+    homeless.chmod(0o777)
     with pytest.raises(SettingsError, match="Set RLTELEMETRY_SPOOL_DIR"):
         state_directory()
     with claimed_port(HOST, 20_000, 20_100) as claim:
