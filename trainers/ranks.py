@@ -66,6 +66,15 @@ class Ranks:
             dist.gather_object(value, values if self.is_first else None)
         return values
 
+    def from_first(self, value: Any) -> Any:
+        """Return the first one's value; it may be large."""
+        if self.size == 1:
+            return value
+        values = [value if self.is_first else None]
+        with self._company():
+            dist.broadcast_object_list(values, src=0)
+        return values[0]
+
     def close(self) -> None:
         """Leave the others."""
         if self.size > 1 and dist.is_initialized():

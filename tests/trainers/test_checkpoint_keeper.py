@@ -6,6 +6,7 @@ import pytest
 
 from trainers.checkpoint import CheckpointFolder, Keeper, Progress, RunState, decode, newest_good
 from trainers.config import CheckpointingConfig, PpoConfig
+from trainers.ranks import Ranks
 from trainers.rollout import EpisodeStatistics
 
 
@@ -121,6 +122,22 @@ def test_disk_that_fails_costs_the_run_nothing_and_is_said_once(
     assert "the checkpoint of update 2 cannot be saved: No space left on device. Training goes on" in complaints[0]
     kept.save(after(4))
     assert found(folder) == 4
+
+
+class Second(Ranks):
+    """The second of two ranks, that hands over what it has to nobody."""
+
+    def gather_on_first(self, value: Any) -> list[Any]:
+        self.handed_over = value
+        return []
+
+
+def test_rank_that_does_not_write_takes_part_and_encodes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = Second(1, 2)
+    monkeypatch.setattr("trainers.checkpoint.keeper.encode", lambda _checkpoint: pytest.fail("is not written"))
+    kept = Keeper(None, "ppo", PpoConfig(), dict, pytest.fail, ranks)
+    kept.save(RunState(Nothing(), EpisodeStatistics(1), Progress(1), ranks))
+    assert ranks.handed_over.keys() == {"learner", "episodes", "random"}
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyError("page")])

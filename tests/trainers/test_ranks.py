@@ -77,7 +77,8 @@ def normalised(ranks: Ranks) -> list[float]:
 
 def exchanged(ranks: Ranks) -> Any:
     number = torch.tensor([float(ranks.rank), 1.0])
-    return ranks.mean(number).tolist(), ranks.sum(number).tolist(), ranks.gather({"rank": ranks.rank})
+    own = {"rank": ranks.rank}
+    return ranks.mean(number).tolist(), ranks.sum(number).tolist(), ranks.gather(own), ranks.from_first(own)
 
 
 def diverged(ranks: Ranks) -> str:
@@ -238,9 +239,9 @@ def test_step_that_is_not_finite_on_one_rank_is_taken_by_none(pair: list[dict[st
 
 
 def test_ranks_tell_each_other_numbers_and_values(pair: list[dict[str, Any]]) -> None:
-    expected = ([0.5, 1.0], [1.0, 2.0], [{"rank": 0}, {"rank": 1}])
+    expected = ([0.5, 1.0], [1.0, 2.0], [{"rank": 0}, {"rank": 1}], {"rank": 0})
     assert pair[0]["exchanged"] == pair[1]["exchanged"] == expected
-    assert exchanged(ALONE) == ([0.0, 1.0], [0.0, 1.0], [{"rank": 0}])
+    assert exchanged(ALONE) == ([0.0, 1.0], [0.0, 1.0], [{"rank": 0}], {"rank": 0})
 
 
 def test_rank_that_diverges_takes_the_others_with_it(pair: list[dict[str, Any]]) -> None:

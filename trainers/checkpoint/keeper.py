@@ -78,15 +78,15 @@ class Keeper:
     def save(self, state: RunState) -> None:
         """Save; a failure is said, and the checkpoints before it stay."""
         self._remembered = None
-        content = self._encode(state)
+        checkpoint = self._capture(state)
         if self._ranks.is_first:
-            self._write(state.progress.update, content)
+            self._write(state.progress.update, encode(checkpoint))
 
     def remember(self, state: RunState, update_s: float) -> None:
         """Keep a slow run's state in memory, so that it can be saved without waiting for the update under way."""
         is_possible = self._folder is not None and self._ranks.size == 1  # ranks do not agree on what is slow
         if is_possible and update_s > self._slow_update_s and not self._config.checkpointing.exact:
-            self._remembered = state.progress.update, self._encode(state)
+            self._remembered = state.progress.update, encode(self._capture(state))
 
     def rescue(self) -> None:
         """Save what is remembered: the update under way is given up."""
@@ -96,7 +96,7 @@ class Keeper:
 
     def newest(self) -> Checkpoint | None:
         """Read the newest checkpoint that is whole, for all ranks; None if there is none."""
-        content = self._ranks.gather(self._newest_content())[0]
+        content = self._ranks.from_first(self._newest_content())
         return decode(content, "the last checkpoint") if content is not None else None
 
     def _newest_content(self) -> bytes | None:
@@ -107,8 +107,8 @@ class Keeper:
         except CheckpointError:
             return None
 
-    def _encode(self, state: RunState) -> bytes:
-        return encode(state.capture(self._algorithm, self._config, self._identify()))
+    def _capture(self, state: RunState) -> Checkpoint:
+        return state.capture(self._algorithm, self._config, self._identify())
 
     def _write(self, update: int, content: bytes) -> None:
         assert self._folder is not None
