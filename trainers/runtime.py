@@ -42,6 +42,8 @@ def prepare(hardware: HardwareConfig, seed: int) -> Runtime:
     device = resolve_device(hardware.device, local_rank())
     torch.set_num_threads(hardware.torch_threads)
     if device.type == "cuda":
+        # what ranks tell each other goes over the current device: left at the first GPU, they all meet there
+        torch.cuda.set_device(device.index or 0)
         torch.set_float32_matmul_precision("high")  # TF32: 10 bits of mantissa are enough for networks
         torch.backends.cudnn.allow_tf32 = True
     ranks = join_ranks(device)

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from trainers.checkpoint import CheckpointFolder, Keeper, Progress, RunState, decode, newest_good
 from trainers.config import CheckpointingConfig, PpoConfig
@@ -138,6 +139,30 @@ def test_rank_that_does_not_write_takes_part_and_encodes_nothing(monkeypatch: py
     kept = Keeper(None, "ppo", PpoConfig(), dict, pytest.fail, ranks)
     kept.save(RunState(Nothing(), EpisodeStatistics(1), Progress(1), ranks))
     assert ranks.handed_over.keys() == {"learner", "episodes", "random"}
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor on another device, as far as a copy shows it."""
+
+    def cpu(self, *_args: Any) -> torch.Tensor:  # type: ignore[override]
+        return torch.ones(2)
+
+
+class WithOwn(Nothing):
+    """A learner that has something of its own."""
+
+    def state_dict(self) -> dict[str, Any]:
+        tensor = torch.zeros(2).as_subclass(Elsewhere)
+        return {"own": {"replay": {"fields": [tensor, (tensor, 1)]}, "size": 3, "none": None}}
+
+
+def test_what_a_rank_hands_over_lies_on_the_cpu() -> None:
+    ranks = Second(1, 2)
+    RunState(WithOwn(), EpisodeStatistics(1), ranks=ranks).capture("ppo", PpoConfig(), {})
+    own = ranks.handed_over["learner"]["own"]
+    first, (second, number) = own["replay"]["fields"]
+    assert first.tolist() == second.tolist() == [1.0, 1.0]
+    assert (number, own["size"], own["none"]) == (1, 3, None)
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyError("page")])

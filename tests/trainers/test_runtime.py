@@ -6,6 +6,7 @@ import torch
 
 from trainers.config import HardwareConfig
 from trainers.errors import MissingError
+from trainers.ranks import ALONE, Ranks
 from trainers.runtime import Seeds, prepare, resolve_device, seed_after, spawn_seeds
 
 
@@ -95,6 +96,22 @@ def test_preparing_limits_torchs_threads() -> None:
         torch.set_num_threads(before)
     assert runtime.device == torch.device("cpu")
     assert runtime.seeds == spawn_seeds(0)
+
+
+def test_rank_takes_its_gpu_before_it_meets_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+
+    def join(device: torch.device) -> Ranks:
+        seen.append(device)
+        return ALONE
+
+    monkeypatch.setattr("trainers.runtime.resolve_device", lambda *_: torch.device("cuda:1"))
+    monkeypatch.setattr("trainers.runtime.join_ranks", join)
+    monkeypatch.setattr("torch.cuda.set_device", seen.append)
+    monkeypatch.setattr("torch.set_float32_matmul_precision", lambda _: None)
+    monkeypatch.setattr("torch.backends.cudnn.allow_tf32", True)
+    prepare(HardwareConfig(), seed=0)
+    assert seen == [1, torch.device("cuda:1")]
 
 
 @pytest.mark.gpu

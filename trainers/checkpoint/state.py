@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Final, Protocol
 
+from torch import Tensor
+
 from trainers.checkpoint.contents import Checkpoint
 from trainers.checkpoint.random_state import random_state, set_random_state
 from trainers.config import RunConfig
@@ -67,7 +69,8 @@ class RunState:
             episodes=episodes,
             learner=learner,
             random=random,
-            ranks=self.ranks.gather_on_first(None if self.ranks.is_first else own)[1:],
+            # a tensor would arrive on the sender's GPU, of which the first rank knows nothing
+            ranks=self.ranks.gather_on_first(None if self.ranks.is_first else _on_cpu(own))[1:],
             telemetry=telemetry,
             versions={package: version(package) for package in PACKAGES},
         )
@@ -94,3 +97,12 @@ class RunState:
 
 def _own(learner: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in learner.items() if key == "own"}
+
+
+def _on_cpu(state: Any) -> Any:
+    """The same with all of its tensors on the CPU."""
+    if isinstance(state, Tensor):
+        return state.cpu()
+    if isinstance(state, Mapping):
+        return {key: _on_cpu(value) for key, value in state.items()}
+    return type(state)(map(_on_cpu, state)) if type(state) in {list, tuple} else state
