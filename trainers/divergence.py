@@ -25,12 +25,16 @@ def check_finite(update: int, metrics: Mapping[str, float]) -> None:
     Raises:
         DivergenceError: one of them is not finite.
     """
-    wrong = [f"{name} {value}" for name, value in metrics.items() if not (math.isfinite(value) or name in UNDEFINED)]
+    wrong = [f"{name} {value}" for name, value in metrics.items() if not _is_sound(name, value)]
     if wrong:
         raise DivergenceError(
             f"update {update}: got {', '.join(wrong)}; expected finite numbers. "
             "Lower the learning rates, optimization.max_grad_norm or environment.reward_scale."
         )
+
+
+def _is_sound(name: str, value: float) -> bool:
+    return math.isfinite(value) or (name in UNDEFINED and math.isnan(value))
 
 
 class DivergenceGuard:

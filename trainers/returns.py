@@ -86,17 +86,19 @@ def explained_variance(value_B: Tensor, target_B: Tensor, valid_B: Tensor | None
         valid_B: 1, or 0 for rows that do not count, whatever they hold; None counts all.
 
     Returns:
-        0-d, without gradient; NaN where it is undefined: all targets are equal, or there are none.
+        0-d, without gradient; NaN where it is undefined: there are no targets, or they are (all but) equal.
     """
     assert value_B.shape == target_B.shape
     with torch.no_grad():
         counts_B = torch.ones_like(target_B, dtype=torch.bool) if valid_B is None else valid_B > 0
         error_B = target_B - value_B
-        # not by a variance above 0: that of equal numbers, whose mean is rounded, may be
+        # not only by a variance above 0: that of equal numbers, whose mean is rounded, may be; and that of small ones
+        # may round to 0
         lowest = torch.where(counts_B, target_B, torch.inf).amin()
         highest = torch.where(counts_B, target_B, -torch.inf).amax()
-        explained = 1.0 - _variance(error_B, counts_B) / _variance(target_B, counts_B)
-        return torch.where(highest > lowest, explained, torch.nan)
+        variance = _variance(target_B, counts_B)
+        explained = 1.0 - _variance(error_B, counts_B) / variance
+        return torch.where((highest > lowest) & explained.isfinite(), explained, torch.nan)
 
 
 def _variance(x_B: Tensor, counts_B: Tensor) -> Tensor:

@@ -91,6 +91,8 @@ def test_number_that_is_not_finite_is_named_with_its_update(value: float) -> Non
 
 def test_number_that_is_undefined_in_sound_updates_is_no_divergence() -> None:
     check_finite(3, {"actor_loss": 1e30, "explained_variance": float("nan")})
+    with pytest.raises(DivergenceError, match="got explained_variance -inf"):
+        check_finite(3, {"explained_variance": float("-inf")})
 
 
 # --- with the real command

@@ -196,6 +196,12 @@ def test_explained_variance_of_equal_targets_is_unknown(target: float, num_rows:
     assert math.isnan(float(explained_variance(value, torch.full((num_rows,), target))))
 
 
+@pytest.mark.parametrize("target", [1e-23, 1e-20])
+def test_explained_variance_of_nearly_equal_targets_is_unknown(target: float) -> None:
+    value = torch.tensor([0.0, 1.0])
+    assert math.isnan(float(explained_variance(value, torch.tensor([0.0, target]))))
+
+
 @pytest.mark.parametrize("poison", [math.nan, math.inf, 100.0])
 def test_rows_that_do_not_count_explain_nothing_whatever_they_hold(poison: float) -> None:
     value, target, valid = row(1, 4, poison, 3, poison), row(2, 2, poison, 5, 0), row(1, 1, 0, 1, 0)
