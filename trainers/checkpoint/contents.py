@@ -69,7 +69,20 @@ def decode(content: bytes, name: str) -> Checkpoint:
     except Exception as error:  # foreign bytes can make a parser fail in any way
         reason = str(error).partition("\n")[0][:200]
         raise CheckpointError(f"{name}: is no checkpoint, which holds plain data only: {reason}.") from None
-    expected = {field.name for field in fields(Checkpoint)}
-    if not isinstance(values, dict) or values.pop("format", None) != FORMAT or values.keys() != expected:
-        raise CheckpointError(f"{name}: was saved by another version of this program. Resume it with that version.")
+    expected = {"format", *(field.name for field in fields(Checkpoint))}
+    if not isinstance(values, dict) or values.get("format") != FORMAT or values.keys() != expected:
+        raise CheckpointError(f"{name}: {_foreign(values)}")
+    del values["format"]
     return Checkpoint(**values)
+
+
+def _foreign(values: Any) -> str:
+    """What is wrong with a checkpoint of another format, and what to do."""
+    stored = values if isinstance(values, dict) else {}
+    versions = stored.get("versions")
+    version = versions.get("rltelemetry") if isinstance(versions, dict) else None
+    writer = f", saved by rltelemetry {version}" if version else ""
+    return (
+        f"got a checkpoint of format {stored.get('format', 'unknown')}{writer}; expected format {FORMAT}. Train again, "
+        "or resume, evaluate, export or load it with the commit that has saved it."
+    )
