@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from trainers.envs import EnvSpec, make_vector_env
 from trainers.evaluation import run_episodes
 
-TASKS: Final = ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "LunarLander-v3", "Maze-v0", "Sokoban-v0", "Game2048-v1")
+TASKS: Final = (
+    *("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "LunarLander-v3"),
+    *("Maze-v0", "Sokoban-v0", "Game2048-v1", "SlidingTilePuzzle-v0"),
+)
 NUM_ENVS: Final = 50
 
 
@@ -44,13 +47,13 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    print(f"| {'task':16} | mean return of random legal actions | range            | mean length |")
-    print(f"|{'-' * 18}|{'-' * 37}|{'-' * 18}|{'-' * 13}|")
+    print(f"| {'task':20} | mean return of random legal actions | range            | mean length |")
+    print(f"|{'-' * 22}|{'-' * 37}|{'-' * 18}|{'-' * 13}|")
     for task in options.tasks:
         with closing(make_vector_env(task, NUM_ENVS, options.seed)) as env:
             found = run_episodes(random_policy(env.spec, options.seed), env, options.episodes)
         span = f"{found.min_return:.1f} to {found.max_return:.1f}"
-        print(f"| {task:16} | {found.mean_return:35.3f} | {span:16} | {found.episode_length_mean:11.1f} |", flush=True)
+        print(f"| {task:20} | {found.mean_return:35.3f} | {span:16} | {found.episode_length_mean:11.1f} |", flush=True)
 
 
 if __name__ == "__main__":
