@@ -155,15 +155,15 @@ class Run:
 
     def log_artifact(self, path: str, name: str) -> None:
         """Queue a file."""
-        self._spool.append_call("artifact", {"path": path, "name": name})
+        self._spool.append_artifact(name, {"path": path})
 
     def log_text(self, text: str, name: str) -> None:
         """Queue a text that becomes a file."""
-        self._spool.append_call("artifact", {"text": text, "name": name})
+        self._spool.append_artifact(name, {"text": text})
 
     def remove_artifact(self, name: str) -> None:
         """Queue the removal of a file."""
-        self._spool.append_call("artifact", {"name": name})
+        self._spool.append_artifact(name, {})
 
     def finish(self, status: str, end_time_ms: int, reason: str) -> None:
         """Queue the end of the run, if it is ours to end; an empty reason needs no mention."""

@@ -342,7 +342,7 @@ def test_refused_traces_hold_up_no_metrics() -> None:
 def test_artifact_on_its_way_stops_no_curve(tmp_path: Path) -> None:
     bench = Bench()
     (tmp_path / "weights").write_bytes(b"w")
-    bench.spool.append_call("artifact", {"path": str(tmp_path / "weights"), "name": "weights"})
+    bench.spool.append_artifact("weights", {"path": str(tmp_path / "weights")})
     is_uploading, release = asyncio.Event(), asyncio.Event()
     put = bench.client.put_artifact
 
@@ -499,18 +499,18 @@ def test_refused_parameter_costs_itself_only() -> None:
 def test_artifacts_of_a_server_that_keeps_none_are_dropped_with_a_word(tmp_path: Path) -> None:
     bench = Bench()
     (tmp_path / "a").write_bytes(b"a")
-    bench.spool.append_call("artifact", {"path": str(tmp_path / "a"), "name": "a"})
+    bench.spool.append_artifact("a", {"path": str(tmp_path / "a")})
     bench.fail_always(status(503, b"disabled due to the mlflow server running with `--no-serve-artifacts`"))
     assert bench.drain()
     bench.run.artifact_root = None
-    bench.spool.append_call("artifact", {"path": str(tmp_path / "a"), "name": "a"})
+    bench.spool.append_artifact("a", {"path": str(tmp_path / "a")})
     assert bench.drain()
     assert "an artifact" in bench.said[0]
 
 
 def test_stream_that_raises_holds_up_no_other_one_and_ends_neither_run_nor_drain() -> None:
     bench = Bench()
-    bench.spool.append_call("artifact", {"text": "never leaves", "name": "config.yaml"})
+    bench.spool.append_artifact("config.yaml", {"text": "never leaves"})
 
     async def broken(*_: Any) -> Outcome:
         raise RuntimeError("token=s3cret is broken")

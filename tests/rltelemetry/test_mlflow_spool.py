@@ -1,8 +1,10 @@
 """The spool: streams first in, first out; what leaves leaves once; and the ledger is right at every moment."""
 
+import json
 import random
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -138,7 +140,7 @@ def test_streams_do_not_mix(bench: Bench) -> None:
     bench.add(points(1))
     bench.spool.append_traces(b"spans", 7)
     bench.spool.append_call("tags", {"a": "b"})
-    bench.spool.append_call("artifact", {"path": "/x", "name": "x"})
+    bench.spool.append_artifact("x", {"path": "/x"})
     for kind, body in (
         ("traces", b"spans"),
         ("call", b'["tags", {"a": "b"}]'),
@@ -215,6 +217,49 @@ def test_full_spool_keeps_calls(tmp_path: Path) -> None:
     for start in range(0, 50_000, 1000):
         bench.add(points(1000, start))
     assert bench.spool.head("call") is not None
+
+
+def artifacts(bench: Bench) -> list[Any]:
+    rows = bench.spool._db.read(lambda db: db.execute("SELECT body FROM rows WHERE kind = 'artifact'").fetchall())
+    return [json.loads(body)[1] for (body,) in rows]
+
+
+def test_later_artifact_of_a_name_takes_the_place_of_those_that_wait(bench: Bench) -> None:
+    for text in ("1", '{"name": "a"}]', "3"):
+        for name in ("a", "b/a", 'a"}]', "日本"):
+            bench.spool.append_artifact(name, {"text": text})
+    bench.spool.append_artifact("b/a", {})
+    assert artifacts(bench) == [
+        {"text": "3", "name": "a"}, {"text": "3", "name": 'a"}]'}, {"text": "3", "name": "日本"}, {"name": "b/a"}
+    ]  # fmt: skip
+    assert bench.spool._bytes == bench.spool._measure()[0]
+
+
+def test_artifact_on_its_way_is_not_replaced(bench: Bench) -> None:
+    bench.spool.append_artifact("a", {"text": "1"})
+    row = bench.spool.head("artifact")
+    for text in ("2", "3"):
+        bench.spool.append_artifact("a", {"text": text})
+    assert [artifact["text"] for artifact in artifacts(bench)] == ["1", "3"]
+    assert row is not None
+    bench.spool.ack(row)
+    assert [artifact["text"] for artifact in artifacts(bench)] == ["3"]
+
+
+@pytest.mark.parametrize("is_one_name", [True, False], ids=["versions of one", "different ones"])
+def test_points_survive_large_texts(tmp_path: Path, is_one_name: bool) -> None:
+    bench = Bench(tmp_path, spool_max_bytes=4 << 20)
+    bench.spool.append_artifact("checkpoint", {"path": "/x"})
+    bench.add(points(100))
+    for number in range(5):
+        bench.spool.append_artifact("curve" if is_one_name else f"curve {number}", {"text": "x" * 960_000})
+    bench.add(points(100, start=100))
+    assert bench.spool.points(ANY, ANY).points == points(200)
+    names = [artifact["name"] for artifact in artifacts(bench)]
+    assert names == ["checkpoint", "curve"] if is_one_name else ["checkpoint", "curve 2", "curve 3", "curve 4"]
+    assert bool(bench.said) is not is_one_name
+    assert is_one_name or "0 points and 2 artifacts so far" in bench.said[0]
+    bench.check()
 
 
 def test_full_spool_spares_what_is_on_its_way(tmp_path: Path) -> None:

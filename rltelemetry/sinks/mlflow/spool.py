@@ -50,7 +50,8 @@ class Spool:
         self._settings = settings
         self._notices = notices
         self._ledgers: dict[str, Ledger] = {"points": points, "traces": spans}
-        self._lent = {"points": 0, "traces": 0}
+        self._lent = {"points": 0, "traces": 0, "artifact": 0}
+        self._artifacts_dropped = 0
         self._db = Database(file, settings.spool_durability, notices, clock)
         self._is_closed = False
         self._epoch = self._db.num_moves
@@ -105,8 +106,25 @@ class Spool:
 
     def append_call(self, name: str, arguments: Mapping[str, Any]) -> None:
         """Store something else that the server must be told."""
-        kind: Kind = "artifact" if name == "artifact" else "call"
-        self._append(kind, [(json.dumps([name, dict(arguments)]).encode(), 1)])
+        self._append("call", [(json.dumps([name, dict(arguments)]).encode(), 1)])
+
+    def append_artifact(self, name: str, content: Mapping[str, str]) -> None:
+        """Store what is to be done with an artifact, in place of what waits for the same name.
+
+        Args:
+            name: the artifact's.
+            content: its path or its text; nothing removes it.
+        """
+        ending = json.dumps({"name": name})[1:].encode() + b"]"  # no text can end so: its quotes are escaped
+        body = json.dumps(["artifact", {**content, "name": name}]).encode()
+
+        def put(db: sqlite3.Connection) -> int:
+            freed_bytes = tables.supersede(db, "artifact", ending, self._lent["artifact"])
+            tables.append(db, "artifact", [(body, 1)])
+            return freed_bytes
+
+        self._follow_moves()
+        self._grow(len(body) - self._db.write(put))
 
     def withdraw_calls(self, is_moot: Callable[[str, Mapping[str, Any]], bool]) -> None:
         """Let the calls go unsent that time has overtaken."""
@@ -187,9 +205,12 @@ class Spool:
 
     def _append(self, kind: Kind, bodies: Sequence[tuple[bytes, int]]) -> None:
         self._db.write(lambda db: tables.append(db, kind, bodies))
-        self._bytes += sum(len(body) for body, _ in bodies)
         if kind in self._ledgers:
             self._ledgers[kind].extract(sum(count for _, count in bodies))
+        self._grow(sum(len(body) for body, _ in bodies))
+
+    def _grow(self, more_bytes: int) -> None:
+        self._bytes += more_bytes
         self._follow_moves()
         if self._bytes > self._capacity:
             self._drop_oldest()
@@ -212,11 +233,15 @@ class Spool:
         excess_bytes = self._bytes - int(SPARED * self._capacity)
         for kind, gone in self._db.write(lambda db: tables.drop_oldest(db, excess_bytes, self._lent)).items():
             self._bytes -= gone.body_bytes
-            self._ledgers[kind].drop("spool_full", gone.units)
+            if kind in self._ledgers:
+                self._ledgers[kind].drop("spool_full", gone.units)
+            else:
+                self._artifacts_dropped += gone.rows
         lost = self._ledgers["points"].dropped("spool_full")
         self._notices.warn(
             "spool full",
-            f"the spool is full ({self._capacity >> 20} MB): the oldest data is dropped, {lost} points so far",
+            f"the spool is full ({self._capacity >> 20} MB): the oldest data is dropped, "
+            f"{lost} points and {self._artifacts_dropped} artifacts so far",
         )
 
     def _follow_moves(self) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "remember",
     "remove",
     "settle",
+    "supersede",
     "take_points",
 ]
 
@@ -51,6 +52,9 @@ COLUMNS: Final = {
 
 WIRE_BYTES: Final = 56
 """What a point takes on the wire beside its stored form: the names of its fields."""
+
+SMALL_ARTIFACT_BYTES: Final = 4096
+"""Artifacts of this size, most of them names of files, are the last to go: all of them make room for few points."""
 
 
 def append(db: sqlite3.Connection, kind: Kind, bodies: Iterable[tuple[bytes, int]]) -> None:
@@ -134,8 +138,17 @@ def settle(db: sqlite3.Connection, batch: PointBatch, dead: Sequence[tuple[Metri
     db.executemany("INSERT INTO dead (body, reason) VALUES (?, ?)", buried)
 
 
+def supersede(db: sqlite3.Connection, kind: Kind, ending: bytes, last_spared: int) -> int:
+    """Delete the rows of a kind that end alike, but for those up to `last_spared`; says how many bytes went."""
+    query = "SELECT id, length(body) FROM rows WHERE kind = ? AND id > ? AND substr(body, -?) = ?"
+    found = db.execute(query, (kind, last_spared, len(ending), ending)).fetchall()
+    delete(db, [row_id for row_id, _ in found])
+    return sum(size for _, size in found)
+
+
 def drop_oldest(db: sqlite3.Connection, excess_bytes: int, spared: Mapping[str, int]) -> dict[str, Size]:
-    """Delete whole rows of points and traces, oldest first, and say what went, by kind.
+    """Delete whole rows, and say what went, by kind: large artifacts first, then points and traces, then small
+    artifacts, which make little room; the oldest of each first. Calls stay.
 
     Args:
         db: the database.
@@ -144,7 +157,8 @@ def drop_oldest(db: sqlite3.Connection, excess_bytes: int, spared: Mapping[str, 
     """
     query = (
         "SELECT id, kind, count - taken, length(body) FROM rows WHERE kind = 'points' AND id > :points "
-        "OR kind = 'traces' AND id > :traces ORDER BY id"
+        "OR kind = 'traces' AND id > :traces OR kind = 'artifact' AND id > :artifact "
+        f"ORDER BY CASE WHEN kind != 'artifact' THEN 1 WHEN length(body) > {SMALL_ARTIFACT_BYTES} THEN 0 ELSE 2 END, id"
     )
     ids: list[int] = []
     gone: dict[str, Size] = {}
