@@ -23,7 +23,7 @@ from rltelemetry.handoff import CELL, Handoff, print_plainly
 from rltelemetry.intake import Intake
 from rltelemetry.labels import Labels, parse_labels
 from rltelemetry.notices import Notices
-from rltelemetry.redact import clean_text
+from rltelemetry.redact import cut
 from rltelemetry.settings import Resolved, Settings
 from rltelemetry.sinks.console import ConsoleSink, can_redraw, resolve_mode
 from rltelemetry.sinks.mlflow import make_loop
@@ -135,7 +135,7 @@ class Parts:
 
     def log_text(self, text: str, name: str) -> None:
         """Queue a text; on the worker."""
-        content = clean_text(text, MAX_ARTIFACT_TEXT, keep_newlines=True)
+        content = cut(text, MAX_ARTIFACT_TEXT)  # its tabs and ends of lines are the file's
         if self._export:
             self._export.run.log_text(content, name)
 

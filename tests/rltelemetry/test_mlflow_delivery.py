@@ -496,6 +496,30 @@ def test_refused_parameter_costs_itself_only() -> None:
     assert "refuses parameters for good" in bench.said[0]
 
 
+@pytest.mark.parametrize("hiccup", [status(500), status(504), status(401)])
+def test_removal_that_fails_once_is_tried_again(hiccup: httpx.Response) -> None:
+    bench = Bench()
+    bench.spool.append_artifact("old", {"text": "weights"})
+    assert bench.drain()
+    bench.spool.append_artifact("old", {})
+    bench.fail(hiccup, route="/artifacts/")
+    bench.drain()
+    bench.clock.advance(HELD_FLOOR_S)
+    assert bench.drain()
+    assert bench.server.artifact(str(bench.run.run_id), "old") is None
+
+
+def test_removal_that_always_fails_holds_up_nothing() -> None:
+    bench = Bench()
+    bench.spool.append_artifact("old", {})
+    bench.spool.append_artifact("new", {"text": "weights"})
+    bench.fail(*[status(500)] * 5, route="/artifacts/")
+    for _ in range(5):
+        bench.drain()
+        bench.clock.advance(HELD_FLOOR_S)
+    assert bench.server.artifact(str(bench.run.run_id), "new") == b"weights"
+
+
 def test_artifacts_of_a_server_that_keeps_none_are_dropped_with_a_word(tmp_path: Path) -> None:
     bench = Bench()
     (tmp_path / "a").write_bytes(b"a")

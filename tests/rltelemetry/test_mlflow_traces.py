@@ -1,6 +1,7 @@
 """The stream of spans: they wait for the run, any server links them, and one that takes none holds nothing up."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from delivery_bench import Bench, points, status
@@ -9,6 +10,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict
+from rltelemetry.sinks.mlflow.traces import JOINED_BYTES, JOINED_SPANS
 from rltelemetry.testing import FakeMlflow, MlflowServer
 
 
@@ -109,6 +112,32 @@ def test_more_spans_than_a_request_may_hold_go_in_several() -> None:
     assert bench.drain()
     assert len(linked(bench.server, bench.run.run_id)) == 100
     assert sum(request.path == "/v1/traces" for request in bench.requests) == 3
+
+
+def test_joined_rows_that_take_too_long_go_one_by_one() -> None:
+    bench = Bench()
+    for number in range(3):
+        bench.spool.append_traces(encoded(f"update {number}"), 2)
+    sizes: list[int] = []
+    send = bench.client.send_traces
+
+    async def over_a_thin_line(spans: bytes, *arguments: Any) -> Outcome:
+        sizes.append(len(spans))
+        if len(spans) > 1.5 * min(sizes[-1], len(encoded("update 0"))):
+            return Outcome(Verdict.RETRY, cause="no answer in time", is_timeout=True)
+        return await send(spans, *arguments)
+
+    bench.client.send_traces = over_a_thin_line  # type: ignore[method-assign]
+    assert bench.drain()
+    assert linked(bench.server, bench.run.run_id) == ["update 0", "update 1", "update 2"]
+    assert len(sizes) == 4
+
+
+def test_joined_rows_are_no_larger_than_a_request_may_be() -> None:
+    bench = Bench()
+    for _ in range(5):
+        bench.spool.append_traces(b"x" * 400_000, 1)
+    assert [len(row.body) for row in bench.spool.heads("traces", JOINED_SPANS, JOINED_BYTES)] == [400_000, 400_000]
 
 
 def test_spans_rest_between_requests_and_points_do_not_wait_for_them() -> None:

@@ -20,6 +20,10 @@ __all__ = ["ArtifactStream"]
 MIN_UPLOAD_S: Final = 30.0
 """Longest wait for a piece of a file: the server may be writing it to somewhere slow."""
 
+SERVER_ERROR: Final = 500
+MOST_SERVER_ERRORS: Final = 5
+"""In a row; some stores say so, too, of a file that is not there."""
+
 
 class ArtifactStream:
     """Uploads and removes, oldest first.
@@ -40,6 +44,7 @@ class ArtifactStream:
         self.patience = patience
         self.interval_s = 0.0
         self.has_more = True
+        self._server_errors = 0
         self._spool, self._client, self._run, self._notices = way
 
     async def send(self) -> Outcome | None:
@@ -71,8 +76,17 @@ class ArtifactStream:
             return await self._client.put_artifact(target, Path(artifact["path"]), timeout_s)
         if "text" in artifact:
             return await self._client.put_text(target, artifact["text"], timeout_s)
-        removed = await self._client.delete_artifact(target, timeout_s)
-        return removed if removed.is_server_wide else Outcome(Verdict.DELIVERED)  # or it is not there, or must stay
+        return self._judge_removal(await self._client.delete_artifact(target, timeout_s))
+
+    def _judge_removal(self, outcome: Outcome) -> Outcome:
+        """A file that is not there, or must stay, is removed as far as that goes; a hiccup is tried again."""
+        self._server_errors = self._server_errors + 1 if outcome.status == SERVER_ERROR else 0
+        is_not_there = outcome.status == 404 and bool(outcome.error_code)
+        is_refused = outcome.verdict is Verdict.POISON or outcome.status in {405, 501} or _is_switched_off(outcome)
+        if is_not_there or is_refused or self._server_errors >= MOST_SERVER_ERRORS:
+            self._server_errors = 0
+            return Outcome(Verdict.DELIVERED)
+        return outcome
 
     def _pass_over(self, row: Row, path: str) -> Outcome:
         self._spool.ack(row)

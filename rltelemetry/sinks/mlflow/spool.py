@@ -128,18 +128,18 @@ class Spool:
 
     def withdraw_calls(self, is_moot: Callable[[str, Mapping[str, Any]], bool]) -> None:
         """Let the calls go unsent that time has overtaken."""
-        for row in self.heads("call", sys.maxsize):
+        for row in self.heads("call", sys.maxsize, sys.maxsize):
             if is_moot(*json.loads(row.body)):
                 self.ack(row)
 
     def head(self, kind: Kind) -> Row | None:
         """Return the oldest row of a stream."""
-        return next(iter(self.heads(kind, 1)), None)
+        return next(iter(self.heads(kind, 1, 0)), None)
 
-    def heads(self, kind: Kind, max_units: int) -> list[Row]:
-        """Return the oldest rows of a stream: as many as hold `max_units` units, and at least one if there is any."""
+    def heads(self, kind: Kind, max_units: int, max_bytes: int) -> list[Row]:
+        """Return the oldest rows of a stream: as many as fit, in units and bytes, and at least one if there is any."""
         self._follow_moves()
-        rows = self._db.read(lambda db: tables.heads(db, kind, self._epoch, max_units))
+        rows = self._db.read(lambda db: tables.heads(db, kind, self._epoch, max_units, max_bytes))
         if rows and kind in self._lent:
             self._lent[kind] = rows[-1].id
         return rows

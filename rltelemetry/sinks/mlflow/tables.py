@@ -63,13 +63,14 @@ def append(db: sqlite3.Connection, kind: Kind, bodies: Iterable[tuple[bytes, int
     db.executemany("INSERT INTO rows (kind, count, body) VALUES (?, ?, ?)", rows)
 
 
-def heads(db: sqlite3.Connection, kind: Kind, epoch: int, max_units: int) -> list[Row]:
-    """Return the oldest rows of a stream: as many as hold `max_units`, and at least one."""
+def heads(db: sqlite3.Connection, kind: Kind, epoch: int, max_units: int, max_bytes: int) -> list[Row]:
+    """Return the oldest rows of a stream: as many as hold `max_units` and `max_bytes`, and at least one."""
     rows: list[Row] = []
     with closing(db.execute("SELECT id, body, count FROM rows WHERE kind = ? ORDER BY id", (kind,))) as found:
         for row_id, body, count in found:
             max_units -= count
-            if rows and max_units < 0:
+            max_bytes -= len(body)
+            if rows and (max_units < 0 or max_bytes < 0):
                 break
             rows.append(Row(row_id, kind, body, count, epoch))
             if max_units <= 0:

@@ -25,6 +25,9 @@ ABSENT_STATUSES: Final = frozenset({404, 405, 501})
 JOINED_SPANS: Final = 100
 """Most spans of rows that are joined to one request: MLflow links a run to none of more than so many roots."""
 
+JOINED_BYTES: Final = 900_000
+"""Most bytes of them: what a request of points may have, too."""
+
 INTERVAL_S: Final = 5.0
 """Nobody watches traces while they come, and a request costs 2 ms of CPU."""
 
@@ -60,8 +63,9 @@ class TraceStream:
         """Send one request's worth; None if there is nothing, or it is not known yet where it belongs."""
         if self._run.run_id is None and not self._run.is_refused:
             return None
-        rows = self._spool.heads("traces", 1 if self._is_careful else JOINED_SPANS)
+        rows = self._spool.heads("traces", 1 if self._is_careful else JOINED_SPANS, JOINED_BYTES)
         if not rows:
+            self._is_careful = False
             return None
         outcome = await self._offer(b"".join(row.body for row in rows))
         if outcome.is_delivered:
@@ -71,13 +75,14 @@ class TraceStream:
         elif self._is_absent or outcome.verdict is Verdict.POISON:
             return await self._single_out(rows, outcome)
         elif outcome.is_timeout:
+            self._is_careful |= len(rows) > 1  # until nothing waits: less at once passes a thin line
             self.patience.grow()
         return outcome
 
     async def _single_out(self, rows: Sequence[Row], refusal: Outcome) -> Outcome | None:
         """Bury a refused row; of several rows, find out which one it is."""
-        self._is_careful = len(rows) > 1
-        if self._is_careful:
+        if len(rows) > 1:
+            self._is_careful = True
             return await self.send()
         self._spool.bury(rows[0], refusal.cause)
         self._notices.warn("refused trace", f"MLflow refuses {rows[0].count} spans for good: {refusal.cause}")
