@@ -15,12 +15,11 @@ MAX_DEPTH: Final = 8
 MAX_FACTS: Final = 2000
 """Of one call; more is a mistake that must not fill the disk."""
 
-
 NOTE_TAG: Final = "mlflow.note.content"
 """MLflow shows it as the run's description."""
 
 MAX_NOTE: Final = 7000
-"""Characters; MLflow takes 8000 bytes of a tag."""
+"""Characters; MLflow takes 8000 of a tag."""
 
 
 class Facts(NamedTuple):

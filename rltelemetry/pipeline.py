@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Self
 import structlog
 from opentelemetry.trace import INVALID_SPAN, Span
 
+from rltelemetry.channels import set_thresholds
 from rltelemetry.endings import Endings, Status, status_of
 from rltelemetry.facts import read_facts, read_note
 from rltelemetry.forks import watch_forks
 from rltelemetry.handoff import CELL, Call, Handoff, print_plainly
-from rltelemetry.loggers import Tee, set_thresholds, take_over
+from rltelemetry.loggers import Tee, take_over
 from rltelemetry.processors import normalize_category, sanitize
 from rltelemetry.reasons import reason_of
 from rltelemetry.settings import Resolved, Settings, resolve
@@ -254,7 +255,7 @@ class Telemetry:
             return self._open_parts
         with self._lock:
             if self._is_closed or self._is_building or self._parts is not None:
-                return self._parts  # a signal handler that logs comes here while its own thread builds
+                return self._open_parts  # a signal handler that logs comes here while its own thread builds
             self._is_building = True
             try:
                 return self._build()

@@ -8,8 +8,8 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from rltelemetry.channels import level_name
 from rltelemetry.handoff import CELL
-from rltelemetry.loggers import level_name
 
 __all__ = ["OWN_THREADS", "StdlibHandler"]
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import structlog
 
+from rltelemetry.channels import LEVELS, set_thresholds
 from rltelemetry.handoff import CELL
-from rltelemetry.loggers import LEVELS, set_thresholds
 from rltelemetry.testing import Answer, FakeMlflow, MlflowServer, RealMlflow, SshServer, send
 from rltelemetry.testing.ssh_server import missing_programs
 

@@ -14,6 +14,7 @@ RLTELEMETRY: list[set[str]] = [
     {"processors", "provenance", "facts", "reasons"},
     {"plan"},
     {"handoff"},
+    {"channels"},
     {"loggers", "spans", "forks", "chain"},
     {"stdlib", "intake"},
     {"sinks.console", "sinks.otlp", "sinks.mlflow"},

@@ -9,7 +9,7 @@ becomes points, span event and trace as a structlog event does, and the other ha
 
 import logging
 
-from rltelemetry.loggers import channel
+from rltelemetry.channels import channel
 from rltelemetry.stdlib import StdlibHandler
 
 __all__ = ["LogHandler"]

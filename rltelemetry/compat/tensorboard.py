@@ -21,11 +21,11 @@ from typing import Any, Final, Self
 import structlog
 from opentelemetry.trace import INVALID_SPAN, use_span
 
+from rltelemetry.channels import LEVELS, channel
 from rltelemetry.compat.tags import Tags
 from rltelemetry.current_span import NO_CONTEXT, SPAN_KEY, read_span_context
 from rltelemetry.endings import status_of
 from rltelemetry.handoff import CELL
-from rltelemetry.loggers import LEVELS, channel
 from rltelemetry.pipeline import Telemetry, configure, current
 from rltelemetry.settings import ENVIRONMENT
 from rltelemetry.spans import UNTRACED

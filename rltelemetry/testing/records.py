@@ -7,6 +7,7 @@ import structlog
 
 from rltelemetry import loggers
 from rltelemetry.chain import to_record
+from rltelemetry.channels import set_thresholds
 from rltelemetry.extract import extract
 from rltelemetry.handoff import CELL, Handoff, Snapshot
 from rltelemetry.spans import add_foreign_event
@@ -78,13 +79,13 @@ def captured() -> Iterator[Captured]:
     chain, before = config["processors"], list(config["processors"])
     active = CELL.active
     loggers.take_over(chain)
-    threshold_of = loggers.set_thresholds(lambda _name: 0)
+    threshold_of = set_thresholds(lambda _name: 0)
     CELL.active = handoff
     try:
         yield Captured(handoff)
     finally:
         CELL.active = active
-        loggers.set_thresholds(threshold_of)
+        set_thresholds(threshold_of)
         chain[:] = before
         if was_configured:
             structlog.configure(**config)

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import INVALID_SPAN, get_current_span, use_span
 from structlog.processors import KeyValueRenderer
 
-from rltelemetry import loggers
+from rltelemetry import channels, loggers
 from rltelemetry.current_span import NO_CONTEXT, SPAN_KEY, read_span_context
 from rltelemetry.handoff import CELL, ON_FOREIGN_SPAN, Handoff, Snapshot
 from rltelemetry.spans import add_foreign_event
@@ -28,7 +28,7 @@ def handoff() -> Handoff:
     structlog.configure(
         processors=chain,
         wrapper_class=loggers.assemble,  # type: ignore[arg-type]
-        logger_factory=loggers.channel,
+        logger_factory=channels.channel,
         cache_logger_on_first_use=True,
     )
     return made
@@ -169,7 +169,7 @@ def test_async_methods_hand_over_too(handoff: Handoff) -> None:
 def test_level_is_read_live_also_by_a_cached_logger(handoff: Handoff) -> None:
     log = structlog.get_logger("noisy")
     log.debug("hidden")
-    loggers.set_thresholds(lambda name: 10 if name == "noisy" else 50)
+    channels.set_thresholds(lambda name: 10 if name == "noisy" else 50)
     log.debug("shown")
     structlog.get_logger("quiet").error("hidden")
     assert [snapshot.event for snapshot in taken(handoff)] == ["shown"]

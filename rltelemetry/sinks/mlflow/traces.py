@@ -21,7 +21,6 @@ REMEDY: Final = "Traces need MLflow 3.6 or newer, a database backend and its def
 ABSENT_STATUSES: Final = frozenset({404, 405, 501})
 """The route is not there; MLflow's own 404, of an experiment, carries its name of the error."""
 
-
 JOINED_SPANS: Final = 100
 """Most spans of rows that are joined to one request: MLflow links a run to none of more than so many roots."""
 
