@@ -7,33 +7,25 @@ first event that it logs, into the same run.
 
 import os
 import sys
-import threading
-import time
-import uuid
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import structlog
 from opentelemetry.trace import INVALID_SPAN, Span
 
-from rltelemetry.channels import set_thresholds
 from rltelemetry.endings import Endings, Status, status_of
 from rltelemetry.facts import read_facts, read_note
 from rltelemetry.forks import watch_forks
-from rltelemetry.handoff import CELL, Call, Handoff, print_plainly
+from rltelemetry.handoff import Call, Handoff
+from rltelemetry.life import Life
 from rltelemetry.loggers import Tee, take_over
 from rltelemetry.processors import normalize_category, sanitize
 from rltelemetry.reasons import reason_of
 from rltelemetry.settings import Resolved, Settings, resolve
 from rltelemetry.stats import Stats
-from rltelemetry.stdlib import StdlibHandler
-from rltelemetry.types import Origin
 from rltelemetry.values import plain_text, safe_text
-
-if TYPE_CHECKING:
-    from rltelemetry.parts import Parts
 
 __all__ = ["Telemetry", "configure", "current", "processors"]
 
@@ -81,36 +73,32 @@ class Telemetry:
 
     def __init__(self, resolved: Resolved) -> None:
         self._resolved = resolved
-        self._origin = Origin(resolved.settings.client_uuid or str(uuid.uuid4()), is_child=_is_worker(resolved))
-        self._parts: Parts | None = None
-        self._is_closed = False
-        self._is_building = False
-        self._lock = threading.RLock()  # a signal handler may close while the main thread is closing
+        self._life = Life(resolved, is_worker=_is_worker(resolved))
         self._endings = Endings(self._close_quietly, resolved.settings.handle_signals)
 
     @property
     def run_id(self) -> str | None:
         """The id of the MLflow run; None until it is known."""
-        return self._parts.run_id if self._parts else self._origin.run_id
+        return self._life.parts.run_id if self._life.parts else self._life.origin.run_id
 
     @property
     def client_uuid(self) -> str:
         """This client's own name for the run, known at once: `configure(client_uuid=...)` goes on in the same run."""
-        return self._origin.client_uuid
+        return self._life.origin.client_uuid
 
     @property
     def run_url(self) -> str | None:
         """Where the run's page is; None until the run is known."""
-        return self._parts.run_url if self._parts else None
+        return self._life.parts.run_url if self._life.parts else None
 
     def wait_ready(self, timeout_s: float) -> bool:
         """Wait until the run is known (True), or until it is sure that there will be none or the time is up (False)."""
-        parts = self._parts
+        parts = self._life.parts
         return parts is not None and parts.wait_ready(timeout_s)
 
     def span(self, name: str, /, **inputs: Any) -> AbstractContextManager[Span]:
         """Make a span current for a `with` block; events that are logged inside become its events."""
-        parts = self._working_parts()
+        parts = self._life.working_parts()
         return nullcontext(INVALID_SPAN) if parts is None else parts.spans.span(name, inputs)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
@@ -153,12 +141,12 @@ class Telemetry:
 
     def show_progress(self, text: str) -> None:
         """Keep one line below all others, where stderr is a terminal with a dashboard; an empty text takes it away."""
-        if not self._is_closed and self._parts is not None:
-            self._parts.show_progress(text)
+        if (parts := self._life.open_parts) is not None:
+            parts.show_progress(text)
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Wait until all that was logged before has been sent, as far as can be; False on time-out, or once closed."""
-        parts = self._open_parts
+        parts = self._life.open_parts
         return parts is not None and parts.worker.flush(timeout_s)
 
     def commit(self, timeout_s: float = 1.0) -> bool:
@@ -166,12 +154,12 @@ class Telemetry:
 
         False on time-out, once closed, and where there is no such place: an unwritable disk, an export that is off.
         """
-        parts = self._open_parts
+        parts = self._life.open_parts
         return parts is not None and parts.worker.commit(timeout_s) and parts.is_durable
 
     def stats(self) -> Stats:
         """Count what became of everything so far."""
-        return self._parts.stats() if self._parts else Stats()
+        return self._life.parts.stats() if self._life.parts else Stats()
 
     def close(self, status: Status = "FINISHED", timeout_s: float | None = None, reason: object = None) -> None:
         """End the run with `status`, send what can be sent within `timeout_s`, and keep the rest in the spool.
@@ -184,13 +172,13 @@ class Telemetry:
             reason: why it has not finished, an exception or a text: becomes the tag `rltelemetry.reason`.
         """
         cause = reason_of(reason)
-        with self._lock:
-            if self._is_closed:
+        with self._life.lock:  # a signal handler may close while the main thread is closing
+            if self._life.is_closed:
                 return
-            self._is_closed = True
+            self._life.is_closed = True
             self._endings.begin_close()
             limit_s = self._resolved.settings.exit_timeout_s if timeout_s is None else timeout_s
-            self._close_parts(status, limit_s, cause)
+            self._life.close(status, limit_s, cause)
             if _current.telemetry is self:
                 _current.telemetry = None
             self._endings.end_close()
@@ -204,19 +192,12 @@ class Telemetry:
         self.close(status_of(error), reason=error)
 
     def become_child(self) -> None:
-        """Forget the parent's parts, in a forked child; they are kept, so that nothing of the parent's is closed."""
-        self._inherited = self._parts
-        self._lock = threading.RLock()
-        self._is_building = False
-        run_id, spool = self._origin.run_id, self._origin.spool
-        if self._parts is not None:
-            run_id, spool = self._parts.run_id or run_id, self._parts.spool_path or spool
-        self._origin = Origin(self._origin.client_uuid, run_id, is_child=True, spool=spool)
-        self._parts = None
+        """Forget the parent's parts, in a forked child."""
+        self._life.become_child()
 
     def open_in_child(self) -> Handoff | None:
         """Open the child's pipeline, for its first event; None once it was closed, or if it cannot be opened."""
-        parts = self._working_parts()
+        parts = self._life.working_parts()
         return None if parts is None else parts.handoff
 
     def close_child(self) -> None:
@@ -224,65 +205,18 @@ class Telemetry:
         self.close()
 
     def _open(self) -> None:
-        self._build()
+        self._life.build()
         self._endings.install()
         _current.telemetry = self
         watch_forks(lambda: _current.telemetry)
         _point_structlog_here()
 
-    def _build(self) -> "Parts":
-        """Make and start the parts, here or, at its first event, in a forked child."""
-        # Loads httpx and the OpenTelemetry SDK, which importing this package must not.
-        from rltelemetry.parts import Parts
-
-        parts = Parts(self._resolved, self._origin)
-        parts.start()
-        self._parts = parts
-        set_thresholds(parts.filter.threshold)
-        self._stdlib = StdlibHandler(parts.filter.threshold)
-        self._stdlib.install(parts.filter.lowest)
-        CELL.active = parts.handoff
-        return parts
-
-    @property
-    def _open_parts(self) -> "Parts | None":
-        """The parts; None before a forked child has made its own, and after `close`, when no worker would answer."""
-        return None if self._is_closed else self._parts
-
-    def _working_parts(self) -> "Parts | None":
-        """The parts; a forked child makes its own when it first needs them. None after `close`, or if that fails."""
-        if self._is_closed or self._parts is not None:
-            return self._open_parts
-        with self._lock:
-            if self._is_closed or self._is_building or self._parts is not None:
-                return self._open_parts  # a signal handler that logs comes here while its own thread builds
-            self._is_building = True
-            try:
-                return self._build()
-            except Exception as error:  # out of threads, of memory, of descriptors: the training goes on without us
-                self._is_closed = True
-                print_plainly("error", "rltelemetry", "this forked child has no telemetry", {"error": error})
-                return None
-            finally:
-                self._is_building = False
-
     def _call(self, work: Any) -> None:
-        if (parts := self._working_parts()) is not None:
+        if (parts := self._life.working_parts()) is not None:
             parts.handoff.put_unbounded(Call(lambda: work(parts)))
 
     def _close_quietly(self, status: Status, reason: object) -> None:
         self.close(status, reason=reason)
-
-    def _close_parts(self, status: Status, timeout_s: float, reason: str) -> None:
-        parts, deadline = self._parts, time.monotonic() + timeout_s
-        if parts is None:
-            return
-        if CELL.active is parts.handoff:
-            CELL.active = None
-        self._stdlib.remove()
-        end_ms = time.time_ns() // 1_000_000
-        parts.handoff.put_unbounded(Call(lambda: parts.finish(status, end_ms, reason)))
-        parts.close(deadline)
 
 
 class _Current:

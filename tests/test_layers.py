@@ -24,6 +24,7 @@ RLTELEMETRY: list[set[str]] = [
     {"recovery"},
     {"worker", "export"},
     {"parts"},
+    {"life"},
     {"pipeline"},
     {"server", "doctor", "sync", "tail", "compat", "resumption"},
     {"cli"},

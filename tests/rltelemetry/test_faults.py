@@ -304,11 +304,11 @@ def log_for(seconds):
         time.sleep(0.02)
 log_for(0.5)
 print("ready", flush=True)
-while telemetry._parts._export._spool.path is not None:
+while telemetry._life.parts._export._spool.path is not None:
     log_for(0.5)          # until the disk is full
 log_for(1.0)
 subprocess.run(["mount", "-o", "remount,size=256m", sys.argv[1]], check=True)
-while telemetry._parts._export._spool.path is None:
+while telemetry._life.parts._export._spool.path is None:
     log_for(0.5)          # until it is used again
 print("recovered", flush=True)
 sys.stdin.readline()

@@ -401,7 +401,7 @@ def test_worker_that_dies_is_said_once_and_restarted_and_the_counts_stay_exact(
 ) -> None:
     with configure(console="dashboard") as telemetry:
         assert telemetry.wait_ready(10.0)
-        log, console = structlog.get_logger(), telemetry._parts._console  # type: ignore[union-attr]
+        log, console = structlog.get_logger(), telemetry._life.parts._console  # type: ignore[union-attr]
         emit = console.emit
 
         def deadly(record: Any) -> None:

@@ -114,7 +114,7 @@ def test_cold_connection_to_localhost_works_from_an_exit_hook(fake_mlflow: FakeM
     body = """
     telemetry = configure()
     telemetry.wait_ready(10)
-    http = telemetry._parts._export._client._http
+    http = telemetry._life.parts._export._client._http
     assert http._connection is not None
     http._connection = None   # as after MLflow has closed the idle connection
     emit()
