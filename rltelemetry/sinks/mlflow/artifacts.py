@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from rltelemetry.redact import clean_text
-from rltelemetry.sinks.mlflow.backoff import Breaker, Patience
 from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict
 from rltelemetry.sinks.mlflow.rows import Row
 from rltelemetry.sinks.mlflow.way import Way
@@ -30,22 +29,13 @@ class ArtifactStream:
 
     Args:
         way: what it works with.
-        breaker: when this stream may be tried.
-        patience: how long a request may take.
     """
 
-    def __init__(
-        self,
-        way: Way,
-        breaker: Breaker,
-        patience: Patience,
-    ) -> None:
-        self.breaker = breaker
-        self.patience = patience
+    def __init__(self, way: Way) -> None:
         self.interval_s = 0.0
         self.has_more = True
         self._server_errors = 0
-        self._spool, self._client, self._run, self._notices = way
+        self._spool, self._client, self._run, self._notices, self.breaker, self.patience = way
 
     async def send(self) -> Outcome | None:
         """Send one artifact; None if there is none, or no run yet."""

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from rltelemetry.sinks.mlflow.backoff import Breaker, Patience
 from rltelemetry.sinks.mlflow.bisection import split
 from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict
 from rltelemetry.sinks.mlflow.rows import Row
@@ -18,21 +17,12 @@ class CallStream:
 
     Args:
         way: what it works with.
-        breaker: when this stream may be tried.
-        patience: how long a request may take.
     """
 
-    def __init__(
-        self,
-        way: Way,
-        breaker: Breaker,
-        patience: Patience,
-    ) -> None:
-        self.breaker = breaker
-        self.patience = patience
+    def __init__(self, way: Way) -> None:
         self.interval_s = 0.0
         self.has_more = True
-        self._spool, self._client, self._run, self._notices = way
+        self._spool, self._client, self._run, self._notices, self.breaker, self.patience = way
 
     async def send(self) -> Outcome | None:
         """Perform one call; None if there is none, or no run yet."""

@@ -56,13 +56,12 @@ class Delivery:
         give_way: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         jitter = jitter or random.Random()
-        way = Way(spool, client, run, notices)
 
         def breaker() -> Breaker:
             return Breaker(settings.request_attempts, clock, jitter)
 
-        def patience() -> Patience:
-            return Patience(settings.request_timeout_s, clock)
+        def way() -> Way:
+            return Way(spool, client, run, notices, breaker(), Patience(settings.request_timeout_s, clock))
 
         def lane(streams: Mapping[Kind, Stream]) -> Lane:
             return Lane(streams, breaker(), spool, settings, client.base_uri, notices, clock, give_way)
@@ -70,12 +69,12 @@ class Delivery:
         num_uncertain = CATCH_UP if is_inherited else 0
         self._main = lane(
             {
-                "call": CallStream(way, breaker(), patience()),
-                "points": PointStream(way, breaker(), patience(), settings.request_attempts, num_uncertain),
-                "traces": TraceStream(way, breaker(), patience(), settings.experiment_id or "0"),
+                "call": CallStream(way()),
+                "points": PointStream(way(), settings.request_attempts, num_uncertain),
+                "traces": TraceStream(way(), settings.experiment_id or "0"),
             }
         )
-        self._uploads = lane({"artifact": ArtifactStream(way, breaker(), patience())})
+        self._uploads = lane({"artifact": ArtifactStream(way())})
 
     @property
     def is_sending(self) -> bool:

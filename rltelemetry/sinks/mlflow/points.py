@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from rltelemetry.sinks.mlflow.backoff import Breaker, Patience
 from rltelemetry.sinks.mlflow.bisection import split
 from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict
 from rltelemetry.sinks.mlflow.rows import PointBatch
@@ -40,25 +39,14 @@ class PointStream:
 
     Args:
         way: what it works with.
-        breaker: when this stream may be tried.
-        patience: how long a request may take.
         attempts: server errors in a row before the data is suspected.
         num_uncertain: how many points at the head may have been stored already.
     """
 
-    def __init__(
-        self,
-        way: Way,
-        breaker: Breaker,
-        patience: Patience,
-        attempts: int,
-        num_uncertain: int = 0,
-    ) -> None:
-        self.breaker = breaker
-        self.patience = patience
+    def __init__(self, way: Way, attempts: int, num_uncertain: int = 0) -> None:
         self.interval_s = 0.0
         self.has_more = False
-        self._spool, self._client, self._run, self._notices = way
+        self._spool, self._client, self._run, self._notices, self.breaker, self.patience = way
         self._attempts = attempts
         self._num_uncertain = num_uncertain
         self._limit = CATCH_UP

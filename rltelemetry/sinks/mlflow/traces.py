@@ -10,7 +10,6 @@ from typing import Final
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from rltelemetry.sinks.mlflow.answers import read_trace_ids, trace_name
-from rltelemetry.sinks.mlflow.backoff import Breaker, Patience
 from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict
 from rltelemetry.sinks.mlflow.rows import Row
 from rltelemetry.sinks.mlflow.way import Way
@@ -36,23 +35,13 @@ class TraceStream:
 
     Args:
         way: what it works with.
-        breaker: when this stream may be tried.
-        patience: how long a request may take.
         experiment_id: where spans go if there will be no run.
     """
 
-    def __init__(
-        self,
-        way: Way,
-        breaker: Breaker,
-        patience: Patience,
-        experiment_id: str,
-    ) -> None:
-        self.breaker = breaker
-        self.patience = patience
+    def __init__(self, way: Way, experiment_id: str) -> None:
         self.interval_s = INTERVAL_S
         self.has_more = True
-        self._spool, self._client, self._run, self._notices = way
+        self._spool, self._client, self._run, self._notices, self.breaker, self.patience = way
         self._experiment_id = experiment_id
         self._is_absent = False
         self._is_careful = False
