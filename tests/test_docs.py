@@ -32,6 +32,19 @@ READERS = {
 }
 """Names that are the reader's, and what stands for them here."""
 
+REPOSITORY = (
+    "benchmarks",
+    "configs",
+    "docs",
+    "rltelemetry",
+    "tests",
+    "trainers",
+    "noxfile.py",
+    "pyproject.toml",
+    "README.md",
+)
+"""What a reader finds in a fresh clone: a checkout may hold checkpoints and a database of runs of its own, too."""
+
 SHORT = "--training-core.total-timesteps 2048 --evaluation.num-eval-episodes 4"
 PREAMBLE = """
 import structlog, rltelemetry
@@ -57,12 +70,15 @@ def commands(block: Block) -> str:
     return text
 
 
+def lay_out(repository: Path, desk: Path) -> None:
+    for name in REPOSITORY:
+        (desk / name).symlink_to(repository / name)
+
+
 @pytest.fixture
 def desk(tmp_path: Path, mlflow_server: MlflowServer) -> Path:
     """A directory that looks like the repository, and takes what the commands leave behind; short trainings."""
-    for path in ROOT.iterdir():
-        if not path.name.startswith("."):
-            (tmp_path / path.name).symlink_to(path)
+    lay_out(ROOT, tmp_path)
     shims = tmp_path / ".bin"
     shims.mkdir()
     for name in ("ppo", "spo"):
@@ -97,6 +113,16 @@ def test_python_of_a_page_works_from_its_top_to_its_end(page: Path, desk: Path, 
     texts = [block.text for block in blocks_of(page) if block.language == "python" and block.excuse is None]
     program = PREAMBLE + "\n".join(texts).replace("http://localhost:5000", mlflow_server.uri)
     run([sys.executable, "-c", program], desk)
+
+
+def test_desk_has_nothing_that_runs_have_left_in_the_checkout(tmp_path: Path) -> None:
+    """`nox -s train` leaves checkpoints and a database where `nox` runs next."""
+    checkout, desk = tmp_path / "checkout", tmp_path / "desk"
+    for directory in (desk, *(checkout / name for name in (*REPOSITORY, "checkpoints", "mlflow.db", "mlartifacts"))):
+        directory.mkdir(parents=True)
+    lay_out(checkout, desk)
+    assert {path.name for path in desk.iterdir()} == set(REPOSITORY)
+    assert all((ROOT / name).exists() for name in REPOSITORY)
 
 
 def test_every_block_is_run_or_says_why_not() -> None:
