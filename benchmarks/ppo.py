@@ -1,7 +1,8 @@
 """How fast PPO trains beside its peers, and how soon CartPole is solved: one run, contestants in turns.
 
     nox -s bench -- ppo
-    python benchmarks/ppo.py --peers PYTHON --cases cartpole-64x32 pong --repeats 5
+    python benchmarks/ppo.py --peers PYTHON --cases cartpole-64x32 pong-16x32 --repeats 5
+    python benchmarks/ppo.py --peers PYTHON --device cuda --cases pong-64x128 halfcheetah-1024x16
 
 Each contestant (benchmarks/peers/) is a process of its own, warmed up before the first measurement; they train in
 turns, so that the machine's moods fall on all alike. Rates are environment steps per second of collecting and
@@ -44,6 +45,13 @@ GROUPS: Final = Contestant(
     "ours, compiled, 2 groups", "ours.py", {"compile": "default", "num_groups": 2}, is_peer=False
 )
 HALF: Final = Contestant("ours, bf16", "ours.py", {"compile": "none", "precision": "bf16"}, is_peer=False)
+CAPTURED: Final = Contestant("ours, captured", "ours.py", {"compile": "none", "cuda_graphs": True}, is_peer=False)
+BOTH: Final = Contestant(
+    "ours, compiled, captured", "ours.py", {"compile": "default", "cuda_graphs": True}, is_peer=False
+)
+ALL: Final = Contestant(
+    "ours, both, bf16", "ours.py", {"compile": "default", "cuda_graphs": True, "precision": "bf16"}, is_peer=False
+)
 SB3: Final = Contestant("SB3", "sb3.py", {}, is_peer=True)
 PUFFER: Final = Contestant("PufferLib 3.0", "puffer.py", {}, is_peer=True)
 
@@ -69,7 +77,21 @@ CASES: Final[dict[str, tuple[Case, tuple[Contestant, ...]]]] = {
         {**SMALL, "task": "Pong-v5", "num_envs": 16, "horizon": 32, "image": True, "threads": 2},
         (PLAIN, HALF, SB3),
     ),
+    # what a GPU is for: many environments, and images
+    "cartpole-1024x32": (
+        {**SMALL, "task": "CartPole-v1", "num_envs": 1024, "horizon": 32},
+        (PLAIN, CAPTURED, BOTH),
+    ),
+    "halfcheetah-1024x16": (
+        {**SMALL, "task": "HalfCheetah-v4", "num_envs": 1024, "horizon": 16, "normalize": True, "threads": 8},
+        (PLAIN, CAPTURED, BOTH),
+    ),
+    "pong-64x128": (
+        {**SMALL, "task": "Pong-v5", "num_envs": 64, "horizon": 128, "image": True, "threads": 8},
+        (PLAIN, CAPTURED, BOTH, ALL, SB3),
+    ),
 }
+ON_A_GPU: Final = ("cartpole-1024x32", "halfcheetah-1024x16", "pong-64x128")
 
 
 class Process:
@@ -114,9 +136,10 @@ class Process:
             self._process.wait()
 
 
-def compare(name: str, peers_python: str, repeats: int, seconds: float) -> None:
+def compare(name: str, peers_python: str, device: str, repeats: int, seconds: float) -> None:
     """Measure one case and print its table."""
     case, contestants = CASES[name]
+    case = {**case, "device": device}
     present = [contestant for contestant in contestants if peers_python or not contestant.is_peer]
     processes = [Process(contestant, case, peers_python) for contestant in present]
     for process in processes:  # imports, compilation, first allocations
@@ -140,7 +163,7 @@ def compare(name: str, peers_python: str, repeats: int, seconds: float) -> None:
 
 def race(peers_python: str, seeds: int) -> None:
     """Seconds to an evaluation of 475 on CartPole-v1, ours with the quick preset, SB3 with RL Zoo's values."""
-    case = {**SMALL, "task": "CartPole-v1", "num_envs": 64, "horizon": 32}
+    case = {**SMALL, "task": "CartPole-v1", "num_envs": 64, "horizon": 32, "device": "cpu"}
     ours, theirs = Process(PLAIN, case, peers_python), Process(SB3, case, peers_python)
     ours.rate(0.1)
     theirs.rate(0.1)
@@ -158,16 +181,20 @@ def race(peers_python: str, seeds: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", default=os.environ.get("PEERS_PYTHON", ""), help="python that has the peers")
-    parser.add_argument("--cases", nargs="+", choices=[*CASES, "race"], default=[*CASES, "race"])
+    on_a_cpu = [*(name for name in CASES if name not in ON_A_GPU), "race"]
+    parser.add_argument("--cases", nargs="+", choices=[*CASES, "race"], default=on_a_cpu)
+    parser.add_argument("--device", default="cpu", help="where networks are: cpu or cuda; the race is a CPU's")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each contestant in each repeat")
     options = parser.parse_args(arguments)
     for name in options.cases:
         if name != "race":
-            compare(name, options.peers, options.repeats, options.seconds)
+            compare(name, options.peers, options.device, options.repeats, options.seconds)
         elif options.peers:
             race(options.peers, seeds=3)
     facts = {"python": sys.version.split()[0], "torch": torch.__version__, "cores": os.cpu_count()}
+    if options.device != "cpu":
+        facts["device"] = torch.cuda.get_device_name(options.device)
     print(json.dumps({**facts, "repeats": options.repeats, "command": " ".join(["benchmarks/ppo.py", *sys.argv[1:]])}))
 
 

@@ -2,6 +2,7 @@
 
     nox -s bench -- spo
     python benchmarks/spo.py --variants plain compiled compiled-bf16 --threads 2 --repeats 7
+    python benchmarks/spo.py --device cuda --variants plain captured compiled compiled-bf16
 
 CartPole-v1, 64 environments, 16 particles, depth 4, MLP 256 x 2, as the JAX reference was measured. Everything is
 interleaved in one process; numbers are medians over the repeats, ratios those within a repeat.
@@ -20,7 +21,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,20 +39,31 @@ REFERENCE: Final = {128: 1206, 1: 6095}
 steps per rollout; another machine than this one."""
 
 VARIANTS: Final = {
-    "plain": {"compile": "none", "precision": "float32"},
-    "bf16": {"compile": "none", "precision": "bf16"},
-    "compiled": {"compile": "default", "precision": "float32"},
+    "plain": {"compile": "none", "cuda_graphs": False},
+    "bf16": {"compile": "none", "cuda_graphs": False, "precision": "bf16"},
+    "captured": {"compile": "none"},
+    "compiled": {"compile": "default"},
     "compiled-bf16": {"compile": "default", "precision": "bf16"},
 }
+"""How it is executed; on a GPU, `captured` and both `compiled` are replayed as CUDA graphs."""
 SEQUENCES: Final = {"targets": "sequences", "batch_size": 1024, "target_update": 0.005, "replay_size": 65_536}
 CACHED: Final = {"targets": "cached", "batch_size": 256, "replay_size": 8192}
+
+
+class How(NamedTuple):
+    """How everything is executed and measured."""
+
+    variant: str
+    device: str
+    threads: int
+    repeats: int
 
 
 class Case:
     """A learner that has seen two rollouts."""
 
-    def __init__(self, variant: str, mode: str, spo: dict[str, Any], replay_ratio: float, threads: int) -> None:
-        hardware = {"device": "cpu", "torch_threads": threads, **VARIANTS[variant]}
+    def __init__(self, how: How, mode: str, spo: dict[str, Any], replay_ratio: float) -> None:
+        hardware = {"device": how.device, "torch_threads": how.threads, **VARIANTS[how.variant]}
         self.config = SpoConfig.model_validate(
             {
                 "environment": {"num_envs": NUM_ENVS},
@@ -96,7 +108,8 @@ class Case:
 
     def bare_search(self) -> Callable[[], None]:
         network = self.spo.network
-        rows = [(getattr(network, name), torch.randn(count, 4)) for name, count in self.passes()]
+        device = self.storage.obs.device
+        rows = [(getattr(network, name), torch.randn(count, 4, device=device)) for name, count in self.passes()]
 
         def run() -> None:
             with torch.inference_mode():
@@ -117,7 +130,9 @@ class Case:
     def bare_learn(self) -> Callable[[], None]:
         """As many steps on fixed tensors."""
         spo, size, steps = self.spo, self.config.spo.batch_size, self.config.num_gradient_steps()
-        obs, action, target = torch.randn(size, 4), torch.randint(2, (size,)), torch.randn(size)
+        device = self.storage.obs.device
+        obs, target = torch.randn(size, 4, device=device), torch.randn(size, device=device)
+        action = torch.randint(2, (size,), device=device)
 
         def step() -> Tensor:
             if self.config.spo.targets == "sequences":
@@ -143,6 +158,8 @@ class Case:
 def seconds(function: Callable[[], None]) -> float:
     start = time.perf_counter()
     function()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
@@ -154,47 +171,47 @@ def compare(work: Callable[[], None], bare: Callable[[], None], repeats: int) ->
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs), statistics.median(ratios)
 
 
-def report_search(variant: str, threads: int, repeats: int) -> None:
+def report_search(how: How) -> None:
     as_particles = 0
     for mode in ("particles", "tree"):
-        case = Case(variant, mode, CACHED, 0.001, threads)
+        case = Case(how, mode, CACHED, 0.001)
         count = case.evaluations() * HORIZON
         as_particles = as_particles or count
         with torch.inference_mode():
             case.spo.begin_rollout(case.storage)
-        took, bare, ratio = compare(case.search, case.bare_search(), repeats)
+        took, bare, ratio = compare(case.search, case.bare_search(), how.repeats)
         each, rate, bare_rate = 1000 * took / HORIZON, count / took / 1000, count / bare / 1000
         print(
-            f"| {variant:14} | search, {mode:9} | {each:8.2f} ms | {rate:7.0f}k evals/s | {bare_rate:7.0f}k evals/s "
-            f"| {ratio:5.0%} | as particles {as_particles / took / 1000:6.0f}k |",
+            f"| {how.variant:14} | search, {mode:9} | {each:8.2f} ms | {rate:7.0f}k evals/s "
+            f"| {bare_rate:7.0f}k evals/s | {ratio:5.0%} | as particles {as_particles / took / 1000:6.0f}k |",
             flush=True,
         )
         case.env.close()
 
 
-def report_learner(variant: str, threads: int, repeats: int) -> None:
+def report_learner(how: How) -> None:
     for name, spo, ratio_ in (("sequences 32x32", SEQUENCES, 8.0), ("cached 256", CACHED, 4.0)):
-        case = Case(variant, "tree", spo, ratio_, threads)
+        case = Case(how, "tree", spo, ratio_)
         steps = case.config.num_gradient_steps()
-        took, bare, ratio = compare(case.learn, case.bare_learn(), repeats)
+        took, bare, ratio = compare(case.learn, case.bare_learn(), how.repeats)
         print(
-            f"| {variant:14} | {name:17} | {1000 * took / steps:8.2f} ms | {steps / took:7.0f} steps/s  "
+            f"| {how.variant:14} | {name:17} | {1000 * took / steps:8.2f} ms | {steps / took:7.0f} steps/s  "
             f"| {steps / bare:7.0f} steps/s  | {ratio:5.0%} | {'':20} |",
             flush=True,
         )
         case.env.close()
 
 
-def report_loop(variant: str, threads: int, repeats: int) -> None:
+def report_loop(how: How) -> None:
     for mode in ("particles", "tree"):
         rates = {}
         for name, spo, ratio in (("128", SEQUENCES, 64.0), ("1", SEQUENCES, 0.5), ("cached", CACHED, 32.0)):
-            case = Case(variant, mode, spo, ratio, threads)
-            took = statistics.median(seconds(case.update) for _ in range(repeats))
+            case = Case(how, mode, spo, ratio)
+            took = statistics.median(seconds(case.update) for _ in range(how.repeats))
             rates[name] = NUM_ENVS * HORIZON / took
             case.env.close()
         print(
-            f"| {variant:14} | {mode:9} | {rates['128']:7.0f} ({rates['128'] / REFERENCE[128]:4.2f}) "
+            f"| {how.variant:14} | {mode:9} | {rates['128']:7.0f} ({rates['128'] / REFERENCE[128]:4.2f}) "
             f"| {rates['1']:7.0f} ({rates['1'] / REFERENCE[1]:4.2f}) | {rates['cached']:7.0f} |",
             flush=True,
         )
@@ -208,22 +225,25 @@ def main() -> None:
     parser.add_argument(
         "--parts", nargs="+", choices=["search", "learner", "loop"], default=["search", "learner", "loop"]
     )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args()
-    print(f"torch {torch.__version__}, {options.threads} threads, {NUM_ENVS} environments, rollouts of {HORIZON}\n")
+    hows = [How(variant, options.device, options.threads, options.repeats) for variant in options.variants]
+    where = torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} threads"
+    print(f"torch {torch.__version__}, {where}, {NUM_ENVS} environments, rollouts of {HORIZON}\n")
     if {"search", "learner"} & set(options.parts):
         print(f"| {'variant':14} | {'what':17} | {'each':11} | {'rate':16} | {'bare':16} | ratio | {'':20} |")
         print(f"|{'-' * 16}|{'-' * 19}|{'-' * 13}|{'-' * 18}|{'-' * 18}|{'-' * 7}|{'-' * 22}|")
-    for variant in options.variants:
+    for how in hows:
         if "search" in options.parts:
-            report_search(variant, options.threads, options.repeats)
+            report_search(how)
         if "learner" in options.parts:
-            report_learner(variant, options.threads, options.repeats)
+            report_learner(how)
     if "loop" in options.parts:
         print("\nenvironment steps per second (and beside the JAX reference, 1206 and 6095, on another machine)\n")
         print("| variant        | search    | 128 x 32x32    | 1 x 32x32      | cached  |")
         print("|----------------|-----------|----------------|----------------|---------|")
-        for variant in options.variants:
-            report_loop(variant, options.threads, options.repeats)
+        for how in hows:
+            report_loop(how)
 
 
 if __name__ == "__main__":

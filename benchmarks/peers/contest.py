@@ -12,7 +12,7 @@ from typing import Any
 __all__ = ["Case", "serve"]
 
 Case = dict[str, Any]
-"""task, num_envs, horizon, num_epochs, num_minibatches, normalize, image, threads, seed, and what is one's own."""
+"""task, num_envs, horizon, num_epochs, num_minibatches, normalize, image, threads, seed, device; and one's own."""
 
 
 def serve(train_once: Callable[[], int], race: Callable[[], float] | None = None) -> None:

@@ -45,8 +45,9 @@ def config_of(case: Case) -> PpoConfig:
             "optimization": {"actor_lr": 2.5e-4, "critic_lr": 2.5e-4},
             "architecture": architecture,
             "hardware": {
-                "device": "cpu",
+                "device": case["device"],
                 "compile": case.get("compile", "none"),
+                "cuda_graphs": case.get("cuda_graphs", False),
                 "precision": case.get("precision", "float32"),
                 "torch_threads": case["threads"],
             },

@@ -79,7 +79,7 @@ def make_model(case: Case) -> PPO:
         clip_range_vf=0.2,
         ent_coef=0.01,
         seed=case["seed"],
-        device="cpu",
+        device=case["device"],
     )
 
 
