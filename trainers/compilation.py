@@ -4,9 +4,10 @@ A compiled function is one kernel where eager code is dozens of calls; a capture
 CPU's part. Both want fixed shapes and no host sync.
 """
 
+import logging
 import types
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -78,6 +79,8 @@ def resolve_execution(
 def compiled(method: Callable[..., ResultT], mode: CompileMode, device: torch.device) -> Callable[..., ResultT]:
     """Compile a bound method whose arguments keep their shapes, at its first call; `none` returns it as it is.
 
+    Where torch cannot (no C++ compiler, a kernel that Triton refuses) it stays as it is, and that is logged.
+
     On a CPU, what the method reads of its object is taken for constant, but for the contents of tensors: to check it
     all would take as long as a small network. Arguments are checked.
 
@@ -91,8 +94,34 @@ def compiled(method: Callable[..., ResultT], mode: CompileMode, device: torch.de
     how: dict[str, Any] = {"mode": mode}
     if device.type == "cpu":
         how = {"options": {"guard_filter_fn": _keep_arguments, "cpp_wrapper": True}}
-    result: Callable[..., ResultT] = torch.compile(_own_copy(method), fullgraph=True, dynamic=False, **how)
-    return result
+    return _CompiledIfPossible(torch.compile(_own_copy(method), fullgraph=True, dynamic=False, **how), method)
+
+
+class _CompiledIfPossible(Generic[ResultT]):
+    """What torch.compile has made of a function, until it fails: nothing of a call is done before its compilation."""
+
+    def __init__(self, function: Callable[..., ResultT], plain: Callable[..., ResultT]) -> None:
+        from torch._dynamo.exc import TorchDynamoException  # takes a second to import, which plain code is spared
+
+        self._function, self._plain, self._failure = function, plain, TorchDynamoException
+
+    def __call__(self, *arguments: Any) -> ResultT:
+        try:
+            return self._function(*arguments)
+        except self._failure as error:
+            name = getattr(self._plain, "__qualname__", repr(self._plain))
+            logging.getLogger(__name__).warning("%s", _told(name, error))
+            self._function = self._plain
+            return self._plain(*arguments)
+
+
+def _told(name: str, error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = next((line for line in reversed(lines) if "Error: " in line), lines[0] if lines else type(error).__name__)
+    return (
+        f"torch {torch.__version__} cannot compile {name} and it runs as it is, more slowly: {reason.rstrip('.')}. "
+        "TORCHDYNAMO_VERBOSE=1 shows more, --hardware.compile none does not try."
+    )
 
 
 def _own_copy(method: Any) -> Any:

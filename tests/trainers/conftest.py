@@ -1,5 +1,7 @@
 """What the trainers' tests share: one thread, and a telemetry that only takes notes."""
 
+import logging
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -64,6 +66,23 @@ class FakeTelemetry:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.ended_by.append(error.code if isinstance(error, SystemExit) else error)
+
+
+@pytest.fixture(autouse=True)
+def not_compiled() -> Iterator[list[str]]:
+    """What torch was asked to compile and could not: nothing, or a test expects it and takes it out."""
+    told: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append(record.getMessage())
+
+    listener = Listener()
+    logger = logging.getLogger("trainers.compilation")
+    logger.addHandler(listener)
+    yield told
+    logger.removeHandler(listener)
+    assert told == []
 
 
 @pytest.fixture

@@ -40,6 +40,12 @@ def captured(state: RunState) -> Checkpoint:
     return state.capture("counter", PpoConfig(), {"run_id": None, "client_uuid": "abc"})
 
 
+def test_package_that_is_not_installed_costs_nobody_their_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code on PYTHONPATH has no version."""
+    monkeypatch.setattr("trainers.checkpoint.state.PACKAGES", ("numpy", "nothing-of-this-name"))
+    assert captured(run_state()).versions == {"numpy": np.__version__, "nothing-of-this-name": "not installed"}
+
+
 def test_run_goes_on_from_where_it_was() -> None:
     state = run_state()
     checkpoint = decode(encode(captured(state)), "x")

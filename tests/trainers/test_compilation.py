@@ -73,6 +73,28 @@ def test_execution_is_plain_if_it_is_neither_compiled_nor_captured() -> None:
     assert [execution.is_plain for execution in cases] == [True, False, False]
 
 
+def test_what_torch_cannot_compile_runs_as_it_is_and_that_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, not_compiled: list[str]
+) -> None:
+    def refuse(_graph: Any, _inputs: Any) -> Any:
+        raise RuntimeError("PassManager::run failed\n")
+
+    real_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **_how: real_compile(function, backend=refuse))
+    double = compiled(Scale(2.0).apply, "default", CPU)
+    assert [double(torch.ones(2)).tolist() for _ in range(3)] == [[2.0, 2.0]] * 3
+    said = not_compiled.pop()
+    assert said.startswith(f"torch {torch.__version__} cannot compile Scale.apply and it runs as it is, more slowly: ")
+    assert "RuntimeError: PassManager::run failed. TORCHDYNAMO_VERBOSE=1" in said
+
+
+def test_error_of_the_function_itself_is_no_failure_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    real_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **_how: real_compile(function, backend="eager"))
+    with pytest.raises(TypeError):
+        compiled(Scale(2.0).apply, "default", CPU)(1, 2)
+
+
 class Scale:
     def __init__(self, factor: float) -> None:
         self.factor = factor
@@ -86,10 +108,13 @@ def test_without_compilation_the_method_is_itself() -> None:
     assert compiled(scale.apply, "none", CPU) == scale.apply
 
 
-def config(mode: str, task: str, environment: dict[str, Any], **hardware: Any) -> PpoConfig:
+def config(
+    mode: str, task: str, environment: dict[str, Any], architecture: dict[str, Any] | None = None, **hardware: Any
+) -> PpoConfig:
     return PpoConfig.model_validate(
         {
             "environment": {"task": task, "num_envs": NUM_ENVS} | environment,
+            "architecture": architecture or {},
             "training_core": {"horizon": HORIZON, "num_epochs": 2, "total_timesteps": 10_000, "entropy_coef": 0.01},
             "hardware": {"compile": mode} | hardware,
         }
@@ -128,6 +153,20 @@ def test_compiled_updates_are_those_of_plain_code(task: str, environment: dict[s
     assert_alike(*(updated(config(mode, task, environment), CPU) for mode in ("none", "default")))
 
 
+@pytest.mark.parametrize("architecture", [{}, {"shared": True}, {"activation": "relu", "hidden_sizes": [16]}])
+@pytest.mark.parametrize("task", ["CartPole-v1", "Pendulum-v1"])
+def test_what_would_be_compiled_computes_what_plain_code_does(
+    task: str, architecture: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_compile = torch.compile
+    monkeypatch.setattr(  # inductor would take a minute
+        torch,
+        "compile",
+        lambda function, **_how: real_compile(function, fullgraph=True, dynamic=False, backend="aot_eager"),
+    )
+    assert_alike(*(updated(config(mode, task, {}, architecture), CPU) for mode in ("none", "default")))
+
+
 @pytest.mark.compile
 @pytest.mark.timeout(900)
 @compiles
@@ -143,10 +182,19 @@ def test_objects_of_one_class_do_not_share_what_is_compiled() -> None:
 @pytest.mark.timeout(900)
 @compiles
 @pytest.mark.parametrize("mode", ["none", "default", "reduce-overhead"])
-@pytest.mark.parametrize(("task", "environment"), [("CartPole-v1", {"num_groups": 2}), ("HalfCheetah-v4", {})])
-def test_captured_updates_are_those_of_plain_code(mode: str, task: str, environment: dict[str, Any]) -> None:
-    plain = updated(config("none", task, environment, cuda_graphs=False), CUDA, num_updates=3)
-    assert_alike(plain, updated(config(mode, task, environment), CUDA, num_updates=3))
+@pytest.mark.parametrize(
+    ("task", "environment", "architecture"),
+    [
+        ("CartPole-v1", {"num_groups": 2}, {}),
+        ("HalfCheetah-v4", {}, {}),
+        ("Pong-v5", {}, {"hidden_sizes": [64], "activation": "relu", "shared": True}),
+    ],
+)
+def test_captured_updates_are_those_of_plain_code(
+    mode: str, task: str, environment: dict[str, Any], architecture: dict[str, Any]
+) -> None:
+    plain = updated(config("none", task, environment, architecture, cuda_graphs=False), CUDA, num_updates=3)
+    assert_alike(plain, updated(config(mode, task, environment, architecture), CUDA, num_updates=3))
 
 
 @pytest.mark.gpu

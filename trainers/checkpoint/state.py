@@ -5,7 +5,7 @@ The environments do not: envpool cannot save them. After an interruption every e
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, Protocol
 
 from torch import Tensor
@@ -72,7 +72,7 @@ class RunState:
             # a tensor would arrive on the sender's GPU, of which the first rank knows nothing
             ranks=self.ranks.gather_on_first(None if self.ranks.is_first else _on_cpu(own))[1:],
             telemetry=telemetry,
-            versions={package: version(package) for package in PACKAGES},
+            versions={package: _version(package) for package in PACKAGES},
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -106,3 +106,11 @@ def _on_cpu(state: Any) -> Any:
     if isinstance(state, Mapping):
         return {key: _on_cpu(value) for key, value in state.items()}
     return type(state)(map(_on_cpu, state)) if type(state) in {list, tuple} else state
+
+
+def _version(package: str) -> str:
+    """Code on PYTHONPATH, a cluster's way, is not installed and has none."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -62,7 +62,7 @@ class ActorCritic(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = ObsEncoder(layout, normalizes=normalizes_obs)
-        self.is_shared, self._uses_bf16 = shared, uses_bf16
+        self._uses_bf16 = uses_bf16
         self._mask = layout.mask
 
         def make_trunk() -> tuple[nn.Module, int]:
@@ -74,10 +74,16 @@ class ActorCritic(nn.Module):
             return nn.Sequential(convolutions, layers), layers.num_outputs
 
         self.actor_trunk, width = make_trunk()
-        self.critic_trunk = self.actor_trunk if shared else make_trunk()[0]
+        # not the actor's under a second name: torch cannot compile a function of parameters that go by two
+        self.critic_trunk = None if shared else make_trunk()[0]
         self.policy_head = linear(width, num_outputs, POLICY_GAIN, generator)
         self.value_head = linear(width, 1, VALUE_GAIN, generator)
         self.free = nn.Parameter(torch.full((num_free,), free_init)) if num_free else None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether both heads stand on one trunk."""
+        return self.critic_trunk is None
 
     def policy(self, obs: Tensor) -> Tensor:
         """Distribution parameters [B, P]."""
@@ -85,13 +91,14 @@ class ActorCritic(nn.Module):
 
     def value(self, obs: Tensor) -> Tensor:
         """State values [B]."""
-        return self._value(self._features(self.critic_trunk, self.encoder(obs)))
+        trunk = self.actor_trunk if self.critic_trunk is None else self.critic_trunk
+        return self._value(self._features(trunk, self.encoder(obs)))
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Distribution parameters and state values; a shared trunk runs once."""
         encoded = self.encoder(obs)
         actor_features = self._features(self.actor_trunk, encoded)
-        critic_features = actor_features if self.is_shared else self._features(self.critic_trunk, encoded)
+        critic_features = actor_features if self.critic_trunk is None else self._features(self.critic_trunk, encoded)
         return self._params(actor_features, obs), self._value(critic_features)
 
     def actor_parameters(self) -> Iterator[nn.Parameter]:
@@ -103,7 +110,7 @@ class ActorCritic(nn.Module):
 
     def critic_parameters(self) -> Iterator[nn.Parameter]:
         """What the critic's learning rate drives."""
-        if not self.is_shared:
+        if self.critic_trunk is not None:
             yield from self.critic_trunk.parameters()
         yield from self.value_head.parameters()
 
