@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any, Final, NamedTuple
@@ -126,6 +127,13 @@ class Process:
         answer = self.ask(what="train", seconds=seconds)
         return answer["steps"] / answer["seconds"]
 
+    def warm_up(self) -> float:
+        """Imports, compilation, first allocations; returns the seconds they took."""
+        start = time.perf_counter()
+        self.rate(0.1)
+        self.rate(0.1)
+        return time.perf_counter() - start
+
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
@@ -142,11 +150,9 @@ def compare(name: str, peers_python: str, device: str, repeats: int, seconds: fl
     case = {**case, "device": device}
     present = [contestant for contestant in contestants if peers_python or not contestant.is_peer]
     processes = [Process(contestant, case, peers_python) for contestant in present]
-    for process in processes:  # imports, compilation, first allocations
-        start = time.perf_counter()
-        process.rate(0.1)
-        process.rate(0.1)
-        print(f"  {process.contestant.name}: ready after {time.perf_counter() - start:.0f} s", flush=True)
+    with ThreadPoolExecutor(len(processes)) as pool:  # all at once: nothing is measured yet
+        for process, took in zip(processes, pool.map(Process.warm_up, processes), strict=True):
+            print(f"  {process.contestant.name}: ready after {took:.0f} s", flush=True)
     rates = [[process.rate(seconds) for process in processes] for _ in range(repeats)]
     for process in processes:
         process.close()
@@ -165,8 +171,8 @@ def race(peers_python: str, seeds: int) -> None:
     """Seconds to an evaluation of 475 on CartPole-v1, ours with the quick preset, SB3 with RL Zoo's values."""
     case = {**SMALL, "task": "CartPole-v1", "num_envs": 64, "horizon": 32, "device": "cpu"}
     ours, theirs = Process(PLAIN, case, peers_python), Process(SB3, case, peers_python)
-    ours.rate(0.1)
-    theirs.rate(0.1)
+    ours.warm_up()
+    theirs.warm_up()
     times = [(ours.ask(what="race")["seconds"], theirs.ask(what="race")["seconds"]) for _ in range(seeds)]
     ours.close()
     theirs.close()

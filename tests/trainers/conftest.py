@@ -1,8 +1,9 @@
 """What the trainers' tests share: one thread, and a telemetry that only takes notes."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -83,6 +84,23 @@ def not_compiled() -> Iterator[list[str]]:
     yield told
     logger.removeHandler(listener)
     assert told == []
+
+
+@pytest.fixture
+def without_sync() -> Callable[[], AbstractContextManager[None]]:
+    """A context in which nothing may wait for the GPU."""
+
+    @contextmanager
+    def refused() -> Iterator[None]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remark that it may not see every wait
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    return refused
 
 
 @pytest.fixture

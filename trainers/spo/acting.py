@@ -22,7 +22,7 @@ from trainers.spo.search import Depth, SearchResult
 from trainers.spo.setup import SearchPlan
 from trainers.spo.weights import entropy, resample
 
-__all__ = ["Actor", "DeterministicPolicy", "name_statistics"]
+__all__ = ["Actor", "DeterministicPolicy", "GreedySearch", "name_statistics"]
 
 
 class _Finding(NamedTuple):
@@ -155,24 +155,49 @@ def name_statistics(values: list[float]) -> dict[str, float]:
     return named
 
 
-class DeterministicPolicy:
-    """Searches in evaluation: greedy, with noise of its own that begins anew with each evaluation.
+class GreedySearch:
+    """Searches in evaluation: for the action that stands for what was found.
 
     Args:
         network: the online actor and critic.
-        plan: what all searches have in common.
-        temperature: eta, 0-d.
-        seed: of the noise.
+        plan: what all searches have in common; here the root does not explore.
+        execution: of searches; they may be captured, but there are too few of them to be compiled.
         device: of the networks.
     """
 
-    def __init__(
-        self, network: ActorCritic, plan: SearchPlan, temperature: Tensor, seed: int, device: torch.device
-    ) -> None:
-        self._network, self._temperature, self._device = network, temperature.clone(), device
-        quiet = plan.settings.model_copy(update={"root_noise_fraction": 0.0})
-        self._plan = replace(plan, settings=quiet)
-        self._generator = torch.Generator(device).manual_seed(seed)
+    def __init__(self, network: ActorCritic, plan: SearchPlan, execution: Execution, device: torch.device) -> None:
+        self.plan = replace(plan, settings=plan.settings.model_copy(update={"root_noise_fraction": 0.0}))
+        self.device = device
+        self._network = network
+        self._uses_graphs = execution.uses_graphs and not plan.simulator.is_on_host
+        self._graphs: dict[int, GraphedCall] = {}
+
+    def best(self, obs: Tensor, elapsed_N: Tensor, temperature: Tensor, noise: SearchNoise) -> Tensor:
+        """Actions of the environments [N] or [N, A]; the next call may overwrite them."""
+        inputs = (obs, elapsed_N, temperature, *noise)
+        if not self._uses_graphs:
+            return self._best_plain(*inputs)
+        if len(obs) not in self._graphs:
+            self._graphs[len(obs)] = GraphedCall(self._best_plain)
+        return self._graphs[len(obs)](*inputs)
+
+    def _best_plain(self, obs: Tensor, elapsed_N: Tensor, temperature: Tensor, *noise: Tensor) -> Tensor:
+        result = _search(self._network, self.plan, obs, elapsed_N, temperature, SearchNoise(*noise))
+        return self.plan.policy.best(result.action, result.weight)
+
+
+class DeterministicPolicy:
+    """The policy for one evaluation: greedy search, with noise that is the same in every evaluation.
+
+    Args:
+        search: by which it acts.
+        temperature: eta, 0-d.
+        seed: of the noise.
+    """
+
+    def __init__(self, search: GreedySearch, temperature: Tensor, seed: int) -> None:
+        self._search, self._temperature = search, temperature.clone()
+        self._generator = torch.Generator(search.device).manual_seed(seed)
         self._noise: SearchNoise | None = None
 
     @torch.inference_mode()
@@ -183,15 +208,14 @@ class DeterministicPolicy:
             obs: [N, ...].
             elapsed_N: steps since each episode began.
         """
-        plan = self._plan
+        plan, device = self._search.plan, self._search.device
         if self._noise is None:
             num_noise = plan.simulator.num_noise
-            self._noise = SearchNoise.allocate(len(obs), plan.policy, plan.settings, num_noise, self._device)
+            self._noise = SearchNoise.allocate(len(obs), plan.policy, plan.settings, num_noise, device)
         self._noise.draw_(plan.policy, plan.settings.root_noise_concentration, self._generator)
-        seen = torch.from_numpy(obs).to(self._device)
-        elapsed = torch.from_numpy(elapsed_N.astype(np.int32)).to(self._device)
-        result = _search(self._network, plan, seen, elapsed, self._temperature, self._noise)
-        action: NDArray[Any] = plan.policy.best(result.action, result.weight).cpu().numpy()
+        seen = torch.from_numpy(obs).to(device)
+        elapsed = torch.from_numpy(elapsed_N.astype(np.int32)).to(device)
+        action: NDArray[Any] = self._search.best(seen, elapsed, self._temperature, self._noise).cpu().numpy()
         return action
 
 

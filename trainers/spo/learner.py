@@ -20,7 +20,7 @@ from trainers.normalize import share_moments
 from trainers.optim import linear_anneal
 from trainers.rollout import RolloutStorage
 from trainers.runtime import Runtime
-from trainers.spo.acting import Actor, DeterministicPolicy, name_statistics
+from trainers.spo.acting import Actor, DeterministicPolicy, GreedySearch, name_statistics
 from trainers.spo.batches import Batches
 from trainers.spo.learnt import make_duals, make_network, make_optimizers
 from trainers.spo.replay import Replay
@@ -87,6 +87,7 @@ class Spo:
         if self._ranks.size > 1:
             share_moments(self.network, self._ranks.sum)
         self._actor = Actor(self.network, self._plan, self._noise_generator, execution)
+        self._greedy_search = GreedySearch(self.network, self._plan, execution, self._device)
         self._take_step = _executed(self._step, execution, self._device)
         self._replay: Replay | None = None
         self._saved_replay: dict[str, Any] | None = None
@@ -106,8 +107,7 @@ class Spo:
 
     def deterministic_policy(self) -> DeterministicPolicy:
         """The policy for one evaluation: greedy search; what it draws is always the same."""
-        seed = self._config.evaluation.seed
-        return DeterministicPolicy(self.network, self._plan, self._temperature(), seed, self._device)
+        return DeterministicPolicy(self._greedy_search, self._temperature(), self._config.evaluation.seed)
 
     def greedy_policy(self) -> GreedyPolicy:
         """The actor alone, without search."""

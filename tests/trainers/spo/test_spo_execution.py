@@ -1,5 +1,7 @@
 """However SPO's functions are executed, they compute the same: by autograd, as functions, compiled, captured."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 from spo_parts import Parts, weights
 
 from trainers.compilation import NUM_WARMUPS, GraphedCall
+from trainers.evaluation import run_episodes
 from trainers.rollout import collect
 from trainers.spo.step import Batch
 
@@ -98,18 +101,33 @@ def test_captured_step_learns_what_the_plain_one_learns_bit_for_bit(task: str, m
 @pytest.mark.parametrize("cuda_graphs", [False, True])
 @pytest.mark.parametrize(("task", "mode"), CASES)
 def test_neither_search_nor_gradient_steps_wait_for_the_gpu(
-    task: str, mode: str, cuda_graphs: bool, targets: str
+    task: str,
+    mode: str,
+    cuda_graphs: bool,
+    targets: str,
+    without_sync: Callable[[], AbstractContextManager[None]],
 ) -> None:
     hardware = {"device": "cuda", "compile": "none", "cuda_graphs": cuda_graphs}
     parts = Parts(task, search={"mode": mode}, hardware=hardware, spo={"targets": targets, "sequence_length": 8})
     parts.update(2)  # graphs are captured by then, which does wait
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with without_sync():
         with torch.inference_mode():
             parts.spo.begin_rollout(parts.storage)
             parts.spo.act(parts.storage, 0, slice(None))
         for batch in parts.spo._batches.draw(parts.spo._keep(parts.storage)):
             parts.spo._take_step(batch)
         parts.spo._follow()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize(("task", "mode"), CASES)
+def test_captured_evaluations_are_those_of_plain_code(task: str, mode: str) -> None:
+    returns = []
+    for how in (False, True):
+        parts = executed(task, mode, device="cuda", compile="none", cuda_graphs=how)
+        parts.update()
+        for _ in range(2):  # all of the second one is replayed
+            summary = run_episodes(parts.spo.deterministic_policy(), parts.make_env(99, 3), 3, 20)
+            returns.append(summary)
+    assert returns[0] == returns[1] == returns[2] == returns[3]
