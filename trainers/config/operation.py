@@ -56,8 +56,8 @@ class HardwareConfig(Section):
 
     compile: Literal["auto", "none", "default", "reduce-overhead"] = Field(
         default="auto",
-        description="torch.compile for acting and learning. auto: on a GPU, and on a CPU for small networks and runs "
-        "long enough to win the time of compilation back. reduce-overhead: with torch's own CUDA graphs.",
+        description="torch.compile for acting and learning. auto: in runs long enough to win the time of compilation "
+        "back, except for images on a CPU. reduce-overhead: with torch's own CUDA graphs.",
     )
     cuda_graphs: bool = Field(
         default=True,

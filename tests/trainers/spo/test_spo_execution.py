@@ -15,7 +15,8 @@ from trainers.spo.step import Batch
 
 CASES = [("CartPole-v1", "particles"), ("CartPole-v1", "tree"), ("Pendulum-v1", "auto")]
 
-compiles = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's compiler uses it
+# torch's compiler uses what torch calls old, and has remarks of its own
+compiles = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore::UserWarning")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
 
