@@ -89,6 +89,7 @@ class Ppo:
             self.network, self._distribution, self._reward_normalizer, config, execution, self._device
         )
         self._passes = self._make_passes(execution)
+        self._greedy = self.greedy_policy()
 
     def make_storage(self, num_envs: int) -> RolloutStorage:
         """Allocate a rollout with room for the behaviour policy's parameters and its noise."""
@@ -111,7 +112,7 @@ class Ppo:
     @torch.inference_mode()
     def act_deterministic(self, obs_NO: NDArray[Any]) -> NDArray[Any]:
         """The most probable actions, for evaluation; draws no random numbers."""
-        action: NDArray[Any] = self.greedy_policy()(torch.from_numpy(obs_NO).to(self._device)).cpu().numpy()
+        action: NDArray[Any] = self._greedy(torch.from_numpy(obs_NO).to(self._device)).cpu().numpy()
         return action
 
     def greedy_policy(self) -> GreedyPolicy:
