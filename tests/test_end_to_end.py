@@ -89,7 +89,7 @@ def training(mlflow_server: RealMlflow, tmp_path_factory: pytest.TempPathFactory
     ended = subprocess.run(
         [
             *(sys.executable, "-m", "trainers", "ppo", "--config", str(ROOT / "configs" / "ppo.yaml")),
-            *("--training-core.total-timesteps", str(UPDATES * 2048), "--evaluation.eval-interval", "2"),
+            *("--training-core.total-timesteps", str(UPDATES * 1024), "--evaluation.eval-interval", "2"),
             *("--evaluation.num-eval-episodes", "4", "--evaluation.num-envs", "4"),
             *("--logging.trace-interval-s", "0", "--run-name", "end-to-end", "--checkpointing.no-save"),
         ],

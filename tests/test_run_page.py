@@ -56,13 +56,13 @@ def experiment(mlflow_server: MlflowServer) -> str:
 @pytest.fixture(scope="module")
 def page(mlflow_server: MlflowServer, experiment: str, desk: Path) -> RunView:
     """The page of a short real training."""
-    total = ("--training-core.total-timesteps", str(UPDATES * 2048))
+    total = ("--training-core.total-timesteps", str(UPDATES * 1024))
     return ppo(mlflow_server, desk, experiment, "--config", str(CONFIG), *FLAGS, *total)
 
 
 def test_description_tells_the_task_and_how_to_go_on(page: RunView, desk: Path) -> None:
     note = page.tags["mlflow.note.content"]
-    assert note.startswith("**PPO** on **CartPole-v1**, seed 1: 12,288 timesteps in 6 updates")
+    assert note.startswith("**PPO** on **CartPole-v1**, seed 1: 6,144 timesteps in 6 updates")
     (folder,) = (desk / "checkpoints").iterdir()
     assert f"\nppo --resume {folder}\n" in note
     assert "rltelemetry.reason" not in page.tags
@@ -104,7 +104,7 @@ def test_resumed_run_goes_on_with_picture_and_checkpoints(
     page: RunView, mlflow_server: MlflowServer, desk: Path, experiment: str
 ) -> None:
     (folder,) = (desk / "checkpoints").iterdir()
-    total = ("--training-core.total-timesteps", str(8 * 2048))
+    total = ("--training-core.total-timesteps", str(8 * 1024))
     run = ppo(mlflow_server, desk, experiment, "--resume", str(folder), *FLAGS, *total)
     assert run.run_id == page.run_id
     assert "checkpoints/update-00000008.pt" in files(mlflow_server, run, "checkpoints")

@@ -146,11 +146,11 @@ def test_wrong_value_is_named_with_what_is_expected(file: Path, text: str, expec
         ),
         (
             "training_core:\n  num_minibatches: 4096\n",
-            "line 2: training_core.num_minibatches: got 4096; expected a divisor of the batch, 2048 (horizon 32 x ",
+            "line 2: training_core.num_minibatches: got 4096; expected a divisor of the batch, 1024 (horizon 32 x ",
         ),
         (
-            "training_core:\n  total_timesteps: 2047\n",
-            "line 2: training_core.total_timesteps: got 2047; expected at least one batch, 2048 (horizon 32 x ",
+            "training_core:\n  total_timesteps: 1023\n",
+            "line 2: training_core.total_timesteps: got 1023; expected at least one batch, 1024 (horizon 32 x ",
         ),
         (
             "evaluation:\n  num_eval_episodes: 0\n",
@@ -167,7 +167,7 @@ def test_combination_with_a_default_points_to_the_section_if_there_is_one(file: 
     with_section = refusal(file, "environment:\n  num_envs: 1\ntraining_core:\n  horizon: 3\n")
     assert with_section.startswith("line 3: training_core.num_minibatches: got 4; expected a divisor of the batch, 3 ")
     without = refusal(file, "environment:\n  num_envs: 65536\n")
-    assert without.startswith("training_core.total_timesteps: got 163840; expected at least one batch, 2097152 ")
+    assert without.startswith("training_core.total_timesteps: got 98304; expected at least one batch, 2097152 ")
 
 
 @pytest.mark.parametrize(
@@ -267,8 +267,8 @@ def test_evaluation_can_be_switched_off() -> None:
 
 
 def test_updates_are_the_whole_batches_within_total_timesteps() -> None:
-    config = PpoConfig(training_core=TrainingCoreConfig(total_timesteps=3 * 2048 + 2047))
-    assert config.batch_size == 2048
+    config = PpoConfig(training_core=TrainingCoreConfig(total_timesteps=3 * 1024 + 1023))
+    assert config.batch_size == 1024
     assert config.num_updates == 3
 
 

@@ -12,9 +12,7 @@ def described(config: PpoConfig, folder: Path | None = Path("/data/my runs/one")
 
 def test_description_tells_task_size_and_highlights() -> None:
     text = described(PpoConfig())
-    assert text.startswith(
-        "**PPO** on **CartPole-v1**, seed 1: 163,840 timesteps in 80 updates of 64 environments x 32"
-    )
+    assert text.startswith("**PPO** on **CartPole-v1**, seed 1: 98,304 timesteps in 96 updates of 32 environments x 32")
     assert "| networks | 64 x 64, tanh, 9,155 parameters |" in text
     assert "| learning rates | actor 0.003, critic 0.003, annealed to 0 |" in text
     assert "| device | cuda:0 of " in text

@@ -343,7 +343,7 @@ def run_ppo(seed: int, **changes: dict[str, Any]) -> tuple[Outcome, Events]:
 
 
 def test_evaluation_does_not_change_the_training() -> None:
-    short = {"total_timesteps": 4 * 2048}
+    short = {"total_timesteps": 4 * 1024}
     evaluations = [{"eval_interval": interval, "num_eval_episodes": 2, "num_envs": 2} for interval in (0, 1)]
     runs = [run_ppo(1, training_core=short, evaluation=evaluation)[1] for evaluation in evaluations]
     without, with_it = ([{**event} for event in of(events, "TRAINER")] for events in runs)

@@ -35,7 +35,7 @@ class EnvironmentConfig(Section):
 
     task: str = Field(default="CartPole-v1", min_length=1, description="envpool task, such as CartPole-v1 or Pong-v5.")
     num_envs: int = Field(
-        default=64,
+        default=32,
         ge=1,
         le=65_536,
         description="Environments that step together (N). More: faster collection and steadier gradients, but fewer "
@@ -90,7 +90,7 @@ class CoreConfig(Section):
     """What the algorithms have in common: how much is collected, and how far ahead counts."""
 
     total_timesteps: int = Field(
-        default=163_840,
+        default=98_304,
         ge=1,
         description="Environment steps of the whole run, over all environments; rounded down to whole updates. "
         "Usual: 100000 (classic control) to 10000000 (Atari).",
@@ -127,7 +127,7 @@ class TrainingCoreConfig(CoreConfig):
     """The algorithm: how much is collected, how often it is used, and how far the policy may move."""
 
     num_epochs: int = Field(
-        default=4,
+        default=8,
         ge=1,
         le=1000,
         description="Passes over each batch. More: better use of the data, but slower and more likely to "
