@@ -191,7 +191,8 @@ def draw(algorithm: str, results: dict[str, Runs]) -> None:
         for name in shown:
             curves(axis, name, results[f"{name}/{task}"])
         axis.axhline(TARGETS[task], color="tab:gray", linestyle="--", linewidth=0.8)
-        axis.set_title(f"{task}, {len(results[f'{algorithm}/{task}'])} seeds", fontsize=9)
+        num_seeds = len(results[f"{algorithm}/{task}"])
+        axis.set_title(f"{task}, {num_seeds} seed{'s' * (num_seeds > 1)}", fontsize=9)
         axis.tick_params(labelsize=7)
         if len(shown) > 1:
             axis.set_xscale("log")
