@@ -1,7 +1,9 @@
 """What a preset says that it reaches is what `benchmarks/learning.py` judges it by."""
 
 import ast
+import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -28,3 +30,21 @@ def test_target_of_a_preset_is_that_of_the_benchmark(path: Path) -> None:
     said = re.search(r"^# .*To reach: a mean return of (-?\d+(?:\.\d+)?)", path.read_text(), re.MULTILINE)
     assert said is not None, "a preset says what it is to reach"
     assert float(said[1]) == targets()[task or "cartpole"]
+
+
+def reached(path: Path) -> str:
+    """What the kept runs of a preset came to: their last evaluations."""
+    algorithm, _, task = path.stem.partition("_")
+    kept = json.loads((ROOT / "docs" / f"learning_{algorithm}.json").read_text())
+    runs = kept.get(task or "cartpole", {"runs": []})["runs"]
+    if not runs:
+        return "# Not run yet."
+    finals = [run["mean_return"][-1] for run in runs]
+    spread = f" +- {statistics.stdev(finals):.3g}" if len(finals) > 1 else ""
+    return f"# Reached: {statistics.mean(finals):.4g}{spread} with {len(runs)} seed{'s' * (len(runs) > 1)}"
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_what_a_preset_says_it_has_reached_was_measured(path: Path) -> None:
+    [said] = [line for line in path.read_text().splitlines() if line.startswith(("# Reached: ", "# Not run yet."))]
+    assert said.startswith(reached(path))
