@@ -4,8 +4,8 @@
     python benchmarks/scaling.py --tasks pendulum --particles 4 16 64 --depths 2 4 8 --seeds 1 2 3 --timesteps 24576
 
 Each cell is the real command, `spo --config configs/spo_TASK.yaml`, with search.mode particles, other sizes, and the
-preset's budget unless another one is given. Returns are those of the last evaluation, which searches alike: mean and
-standard deviation over the seeds. Speed is environment steps per second of the whole training but for evaluations, the
+preset's budget unless another one is given. Returns are those of one evaluation at the end, which searches alike: mean
+and standard deviation over the seeds. Speed is environment steps per second of the whole training but for that, the
 median of the seeds; they run one after the other.
 """
 
@@ -34,8 +34,9 @@ def train(task: str, particles: int, depth: int, seed: int, timesteps: int | Non
     command = [str(Path(sys.executable).parent / "spo"), "--config", CONFIGS[task], "--seed", str(seed)]
     sizes = ["--search.num-particles", str(particles), "--search.search-depth", str(depth)]
     budget = ["--training-core.total-timesteps", str(timesteps)] if timesteps else []
+    at_the_end = ["--evaluation.eval-interval", "1000000"]
     unseen = ["--no-mlflow", "--logging.console", "json", "--checkpointing.no-save"]
-    words = [*command, "--search.mode", "particles", *sizes, *budget, *unseen]
+    words = [*command, "--search.mode", "particles", *sizes, *budget, *at_the_end, *unseen]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(words)}: exit code {done.returncode}\n{done.stderr[-2000:]}")
