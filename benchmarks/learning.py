@@ -10,7 +10,8 @@ place of the one with its seed, so that a preset that was changed wants all its 
 
 - a table for each algorithm: final is the last evaluation, of the policy that training ended with;
 - a table of SPO beside PPO: environment steps until the first evaluation at the task's target or above, the median of
-  the seeds and the range. Evaluations come every so many steps, which is how much later than needed it may be seen;
+  the seeds and the range. A seed that never gets there counts as later than all others. Evaluations come every so many
+  steps, which is how much later than needed it may be seen;
 - docs/learning_ALGORITHM.png, a small picture for each task; SPO's shows PPO's curves, too.
 """
 
@@ -137,10 +138,10 @@ def table(algorithm: str, results: dict[str, Runs]) -> None:
         finals = [one["mean_return"][-1] for one in runs]
         spread = statistics.stdev(finals) if len(finals) > 1 else 0.0
         reached = list(all_at(runs, target))
-        said = f"{statistics.median(reached):.0f} ({len(reached)} of {len(runs)})" if reached else "-"
+        said = f"{median_of(reached, runs):.0f} ({len(reached)} of {len(runs)})"
         print(
             f"| {task:13} | {runs[0]['timesteps'][-1]:9} | {len(runs):5} | {target:7} "
-            f"| {statistics.mean(finals):7.4g} +- {spread:5.3g} | {said:>16} "
+            f"| {statistics.mean(finals):7.4g} +- {spread:5.4g} | {said:>16} "
             f"| {statistics.median(one['seconds'] for one in runs):7.0f} |"
         )
 
@@ -156,11 +157,15 @@ def comparison(results: dict[str, Runs]) -> None:
         for runs in both:
             reached = sorted(all_at(runs, target))
             every = runs[0]["timesteps"][1] - runs[0]["timesteps"][0]
-            missed = len(runs) - len(reached)
-            medians.append(statistics.median([*reached, *[float("inf")] * missed]))
+            medians.append(median_of(reached, runs))
             span = f"{reached[0]} to {reached[-1]}, {len(reached)} of {len(runs)}" if reached else "none reached it"
             cells += [f"{medians[-1]:.0f} ({span})", str(every)]
         print(f"| {task} | {target:g} | {' | '.join(cells)} | {medians[1] / medians[0]:.1f} |")
+
+
+def median_of(reached: list[int], runs: Runs) -> float:
+    """Who has not reached it would have needed longer than all others."""
+    return statistics.median([*reached, *[float("inf")] * (len(runs) - len(reached))])
 
 
 def all_at(runs: Runs, target: float) -> Iterator[int]:

@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args()
     hows = [How(variant, options.device, options.threads, options.repeats) for variant in options.variants]
-    where = torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} threads"
+    where = torch.cuda.get_device_name() if options.device.startswith("cuda") else f"{options.threads} threads"
     print(f"torch {torch.__version__}, {where}, {NUM_ENVS} environments, rollouts of {HORIZON}\n")
     if {"search", "learner"} & set(options.parts):
         print(f"| {'variant':14} | {'what':17} | {'each':11} | {'rate':16} | {'bare':16} | ratio | {'':20} |")

@@ -40,7 +40,7 @@ def reached(path: Path) -> str:
     if not runs:
         return "# Not run yet."
     finals = [run["mean_return"][-1] for run in runs]
-    spread = f" +- {statistics.stdev(finals):.3g}" if len(finals) > 1 else ""
+    spread = f" +- {statistics.stdev(finals):.4g}" if len(finals) > 1 else ""
     return f"# Reached: {statistics.mean(finals):.4g}{spread} with {len(runs)} seed{'s' * (len(runs) > 1)}"
 
 

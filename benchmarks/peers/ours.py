@@ -8,7 +8,7 @@ from contextlib import closing
 
 from contest import Case, serve
 
-from trainers.config import EnvironmentConfig, EvaluationConfig, PpoConfig
+from trainers.config import EnvironmentConfig, EvaluationConfig, HardwareConfig, PpoConfig
 from trainers.envs import make_vector_env
 from trainers.evaluation import Evaluator
 from trainers.ppo import Ppo
@@ -85,7 +85,7 @@ class Training:
 def race(seed: int) -> float:
     """The quick preset for CartPole-v1 to its first evaluation at the target."""
     start = time.perf_counter()
-    training = Training(PpoConfig(), seed)
+    training = Training(PpoConfig(hardware=HardwareConfig(device="cpu")), seed)
     steps = evaluated = 0
     with closing(training.env), closing(Evaluator(EvaluationConfig(), EnvironmentConfig())) as evaluator:
         while True:

@@ -14,7 +14,7 @@ from trainers.errors import CheckpointError
 
 __all__ = ["Checkpoint", "decode", "encode"]
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Raised when an older program could not read what is saved."""
 
 

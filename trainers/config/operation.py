@@ -56,8 +56,9 @@ class HardwareConfig(Section):
 
     compile: Literal["auto", "none", "default", "reduce-overhead"] = Field(
         default="auto",
-        description="torch.compile for acting and learning. auto: in runs long enough to win the time of compilation "
-        "back, except for images on a CPU. reduce-overhead: with torch's own CUDA graphs.",
+        description="torch.compile for acting and learning. auto: in runs of 4 million steps or more, which "
+        "win its time back, except for images on a CPU; never in several processes. reduce-overhead: with torch's own "
+        "CUDA graphs.",
     )
     cuda_graphs: bool = Field(
         default=True,

@@ -16,7 +16,7 @@ from trainers.spo.step import Batch
 CASES = [("CartPole-v1", "particles"), ("CartPole-v1", "tree"), ("Pendulum-v1", "auto")]
 
 # torch's compiler uses what torch calls old, and has remarks of its own
-compiles = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore::UserWarning")
+compiles = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore::UserWarning:torch")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
 
