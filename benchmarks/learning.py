@@ -6,7 +6,8 @@
 
 A preset is ALGORITHM/TASK, and a run of it `ALGORITHM --config configs/ALGORITHM_TASK.yaml --seed N`. The deterministic
 evaluations of runs are kept in docs/learning_ALGORITHM.json, with their commands and what they ran on; a run takes the
-place of the one with its seed, so that a preset that was changed wants all its seeds run again. From these files come
+place of the one with its seed. A run holds a digest of its preset's values: a preset that was changed wants all its
+seeds run again, and a test says so. From these files come
 
 - a table for each algorithm: final is the last evaluation, of the policy that training ended with;
 - a table of SPO beside PPO: environment steps until the first evaluation at the task's target or above, the median of
@@ -16,6 +17,7 @@ place of the one with its seed, so that a preset that was changed wants all its 
 """
 
 import argparse
+import hashlib
 import json
 import platform
 import statistics
@@ -65,6 +67,12 @@ def config_of(preset: str) -> Path:
     return Path("configs") / (f"{algorithm}.yaml" if task == "cartpole" else f"{algorithm}_{task}.yaml")
 
 
+def digest_of(config: Path) -> str:
+    """The values of a preset, as eight digits: a run made with others is not a run of this preset."""
+    values = YAML(typ="safe").load(ROOT / config)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+
+
 PRESETS: Final = [
     preset
     for algorithm in ALGORITHMS
@@ -87,6 +95,7 @@ def run(preset: str, seed: int, flags: list[str]) -> dict[str, Any]:
     evaluations = [event for event in events if event["category"] == "EVALUATOR"]
     result = {
         "command": " ".join(words),
+        "preset": digest_of(config_of(preset)),
         "seed": seed,
         "seconds": round(time.perf_counter() - start, 1),
         "timesteps": [event["timesteps"] for event in evaluations],
