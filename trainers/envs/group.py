@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from trainers.envs.packing import ActionPacker, Bools, ObsPacker
 from trainers.envs.spec import EnvSpec
+from trainers.envs.threads import NearbyThreads
 
 __all__ = ["EnvGroup", "Step"]
 
@@ -51,12 +52,21 @@ class EnvGroup:
         spec: its specification.
         num_envs: N.
         max_episode_steps: a limit to impose if the task does not; None leaves the limit to the task.
+        threads: the pool's, where they shall work on the caller's core.
     """
 
-    def __init__(self, pool: Any, spec: EnvSpec, num_envs: int, max_episode_steps: int | None = None) -> None:
+    def __init__(
+        self,
+        pool: Any,
+        spec: EnvSpec,
+        num_envs: int,
+        max_episode_steps: int | None = None,
+        threads: NearbyThreads | None = None,
+    ) -> None:
         self.num_envs = num_envs
         self._pool: Any = pool
         self._limit = max_episode_steps
+        self._threads = threads or NearbyThreads(frozenset())
         self._pack_obs = ObsPacker(spec.obs)
         self._actions = ActionPacker(spec, num_envs)
         self._obs: NDArray[Any] | None = None
@@ -80,6 +90,7 @@ class EnvGroup:
         if self._obs is None:
             raise RuntimeError("VectorEnv.step: got a step before the first reset; expected reset() first.")
         assert not self._is_stepping, "two sends without receive"
+        self._threads.follow()
         self._pool.send(self._actions.pack(actions, self._obs, ~self._done))
         self._is_stepping = True
 
@@ -106,7 +117,7 @@ class EnvGroup:
         """Release envpool's threads; they end when nothing else holds the pool."""
         if self._pool is not None:
             self._pool.close()
-        self._pool = None
+        self._pool, self._threads = None, NearbyThreads(frozenset())
 
     def _impose_limit(self, step: Step, limit: int) -> Step:
         """Cut episodes that have run past the limit: many tasks ignore the one they are given."""

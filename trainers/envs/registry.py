@@ -13,6 +13,7 @@ import psutil
 from trainers.envs.group import EnvGroup
 from trainers.envs.rendering import RENDERING_OPTIONS, require_rendering
 from trainers.envs.spec import read_spec
+from trainers.envs.threads import NearbyThreads, started_by
 from trainers.envs.vector import VectorEnv
 from trainers.errors import ConfigError, MissingError, TaskError
 
@@ -69,8 +70,13 @@ def make_vector_env(
     chosen |= {"num_envs": size, "num_threads": num_threads or _auto_threads(family, size)}
     spec = read_spec(task, _envpool_spec(task, chosen))
     require_rendering(task, options or {})
-    pools = [_make_pool(task, chosen | {"seed": first}) for first in range(seed, seed + num_envs, size)]
-    return VectorEnv([EnvGroup(pool, spec, size, max_episode_steps) for pool in pools], spec)
+    alternates = num_groups > 1 or chosen["num_threads"] > 1  # then several cores have work at the same time
+    groups = []
+    for first in range(seed, seed + num_envs, size):
+        pool, thread_ids = started_by(lambda first=first: _make_pool(task, chosen | {"seed": first}))  # type: ignore[misc]
+        threads = None if alternates else NearbyThreads(thread_ids)
+        groups.append(EnvGroup(pool, spec, size, max_episode_steps, threads))
+    return VectorEnv(groups, spec)
 
 
 def task_config(
