@@ -162,7 +162,8 @@ def test_readme_names_every_environment_variable() -> None:
 
 
 def test_messages_that_troubleshooting_quotes_are_those_of_the_code() -> None:
-    source = "\n".join(path.read_text() for path in (ROOT / "rltelemetry").rglob("*.py"))
+    packages = ("rltelemetry", "trainers")
+    source = "\n".join(path.read_text() for package in packages for path in (ROOT / package).rglob("*.py"))
     code = re.sub(r'"\s*\n\s*f?"', "", source)
     rows = re.findall(r"^\| `([^`|]+)`", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
     from_servers = {"got HTTP 403: Invalid Host header", "got HTTP 404: 404 Not Found", "got HTTP 401"}

@@ -50,12 +50,12 @@ def test_evaluation_says_what_it_has_run_and_found(folder: Path, capsys: pytest.
 def test_evaluation_can_be_read_by_programs_and_repeats_itself(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["eval", "--checkpoint", str(folder / "update-00000001.pt"), "--episodes", "5", "--json"]
+    command = ["eval", "--checkpoint", str(folder / "update-00000001.pt"), "--episodes", "30", "--json"]
     results = []
     for seed in ("1", "1", "2"):
         assert ppo([*command, "--seed", seed]) == 0
         results.append(json.loads(capsys.readouterr().out))
-    assert results[0]["episodes"] == 5
+    assert results[0]["episodes"] == 30
     assert results[0] == results[1] != results[2]
 
 
