@@ -87,6 +87,17 @@ def not_compiled() -> Iterator[list[str]]:
 
 
 @pytest.fixture
+def quick_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile without inductor, which would take a minute: what is traced is what would be compiled."""
+    real_compile = torch.compile
+    monkeypatch.setattr(
+        torch,
+        "compile",
+        lambda function, **_how: real_compile(function, fullgraph=True, dynamic=False, backend="aot_eager"),
+    )
+
+
+@pytest.fixture
 def without_sync() -> Callable[[], AbstractContextManager[None]]:
     """A context in which nothing may wait for the GPU."""
 

@@ -156,15 +156,8 @@ def test_compiled_updates_are_those_of_plain_code(task: str, environment: dict[s
 
 @pytest.mark.parametrize("architecture", [{}, {"shared": True}, {"activation": "relu", "hidden_sizes": [16]}])
 @pytest.mark.parametrize("task", ["CartPole-v1", "Pendulum-v1"])
-def test_what_would_be_compiled_computes_what_plain_code_does(
-    task: str, architecture: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real_compile = torch.compile
-    monkeypatch.setattr(  # inductor would take a minute
-        torch,
-        "compile",
-        lambda function, **_how: real_compile(function, fullgraph=True, dynamic=False, backend="aot_eager"),
-    )
+@pytest.mark.usefixtures("quick_compiler")
+def test_what_would_be_compiled_computes_what_plain_code_does(task: str, architecture: dict[str, Any]) -> None:
     assert_alike(*(updated(config(mode, task, {}, architecture), CPU) for mode in ("none", "default")))
 
 

@@ -49,5 +49,5 @@ def test_one_update(task: str) -> None:
         metrics = ppo.update(storage, 0.0)
     assert metrics.num_gradient_steps == 2
     assert metrics.entropy >= 0.0 or env.spec.action.kind == "continuous"
-    env.step(ppo.act_deterministic(storage.obs[-1].numpy()))
+    env.step(ppo.deterministic_policy()(storage.obs[-1].numpy(), np.zeros(env.num_envs, int)))
     assert all(np.isfinite(parameter.detach().numpy()).all() for parameter in ppo.network.parameters())

@@ -66,7 +66,7 @@ class EnvGroup:
         self.num_envs = num_envs
         self._pool: Any = pool
         self._limit = max_episode_steps
-        self._threads = threads or NearbyThreads(frozenset())
+        self._threads = threads or NearbyThreads()
         self._pack_obs = ObsPacker(spec.obs)
         self._actions = ActionPacker(spec, num_envs)
         self._obs: NDArray[Any] | None = None
@@ -117,7 +117,7 @@ class EnvGroup:
         """Release envpool's threads; they end when nothing else holds the pool."""
         if self._pool is not None:
             self._pool.close()
-        self._pool, self._threads = None, NearbyThreads(frozenset())
+        self._pool = None
 
     def _impose_limit(self, step: Step, limit: int) -> Step:
         """Cut episodes that have run past the limit: many tasks ignore the one they are given."""

@@ -4,6 +4,7 @@ import difflib
 import os
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,11 @@ def make_vector_env(
     chosen |= {"num_envs": size, "num_threads": num_threads or _auto_threads(family, size)}
     spec = read_spec(task, _envpool_spec(task, chosen))
     require_rendering(task, options or {})
-    alternates = num_groups > 1 or chosen["num_threads"] > 1  # then several cores have work at the same time
+    is_parallel = num_groups > 1 or chosen["num_threads"] > 1  # several cores have work at the same time
     groups = []
     for first in range(seed, seed + num_envs, size):
-        pool, thread_ids = started_by(lambda first=first: _make_pool(task, chosen | {"seed": first}))  # type: ignore[misc]
-        threads = None if alternates else NearbyThreads(thread_ids)
+        pool, thread_ids = started_by(partial(_make_pool, task, chosen | {"seed": first}))
+        threads = None if is_parallel else NearbyThreads(thread_ids)
         groups.append(EnvGroup(pool, spec, size, max_episode_steps, threads))
     return VectorEnv(groups, spec)
 

@@ -2,7 +2,8 @@
 
 A step of light environments takes microseconds. To wake a thread on another core that idles takes as long, in a virtual
 machine longer; on the same core it is a mere switch, and the one who has sent the step waits anyway. Measured on 2
-virtual cores, whole PPO updates of CartPole-v1: 4 environments 1.57 times as fast, 64 environments 1.18 times.
+virtual cores, whole PPO updates of CartPole-v1: 4 environments 1.57 times as fast, 64 environments 1.18 times
+(`benchmarks/ppo.py`, the contestant whose threads stay where they are).
 """
 
 import contextlib
@@ -20,17 +21,6 @@ TASKS: Final = Path("/proc/self/task")
 MadeT = TypeVar("MadeT")
 
 
-def _find_current_core() -> Callable[[], int] | None:
-    """Linux's sched_getcpu, where it is."""
-    if not hasattr(os, "sched_setaffinity"):
-        return None
-    function: Callable[[], int] | None = getattr(ctypes.CDLL(None), "sched_getcpu", None)
-    return function
-
-
-_current_core: Final = _find_current_core()
-
-
 def started_by(make: Callable[[], MadeT]) -> tuple[MadeT, frozenset[int]]:
     """Call a function that starts native threads; returns its result and their ids, none where Linux does not tell."""
     before = _thread_ids()
@@ -42,19 +32,17 @@ class NearbyThreads:
     """Threads that work while another one waits for them.
 
     Args:
-        ids: as Linux numbers them.
+        ids: as Linux numbers them; none where it does not.
     """
 
-    def __init__(self, ids: frozenset[int]) -> None:
-        self._ids = ids if _current_core is not None else frozenset[int]()
-        self._core = -1
+    def __init__(self, ids: frozenset[int] = frozenset()) -> None:
+        self._ids, self._core = ids, -1
+        self._current_core: Callable[[], int] = ctypes.CDLL(None).sched_getcpu if ids else lambda: -1
 
     def follow(self) -> None:
         """Bring them to the core on which the caller runs."""
-        if not self._ids or _current_core is None:
-            return
-        core = _current_core()
-        if core == self._core or core < 0:
+        core = self._current_core()
+        if core == self._core:
             return
         self._core = core
         for thread_id in self._ids:

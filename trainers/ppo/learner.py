@@ -89,7 +89,6 @@ class Ppo:
             self.network, self._distribution, self._reward_normalizer, config, execution, self._device
         )
         self._passes = self._make_passes(execution)
-        self._greedy = self.greedy_policy()
 
     def make_storage(self, num_envs: int) -> RolloutStorage:
         """Allocate a rollout with room for the behaviour policy's parameters and its noise."""
@@ -106,17 +105,18 @@ class Ppo:
         return self._actor.act(storage, t, envs)
 
     def deterministic_policy(self) -> Callable[[NDArray[Any], NDArray[np.int_]], NDArray[Any]]:
-        """The most probable actions, whenever they are asked for."""
-        return lambda obs, _elapsed: self.act_deterministic(obs)
+        """The most probable actions, whenever they are asked for; draws no random numbers."""
+        greedy, device = self.greedy_policy(), self._device
 
-    @torch.inference_mode()
-    def act_deterministic(self, obs_NO: NDArray[Any]) -> NDArray[Any]:
-        """The most probable actions, for evaluation; draws no random numbers."""
-        action: NDArray[Any] = self._greedy(torch.from_numpy(obs_NO).to(self._device)).cpu().numpy()
-        return action
+        @torch.inference_mode()
+        def act(obs: NDArray[Any], _elapsed_N: NDArray[np.int_]) -> NDArray[Any]:
+            action: NDArray[Any] = greedy(torch.from_numpy(obs).to(device)).cpu().numpy()
+            return action
+
+        return act
 
     def greedy_policy(self) -> GreedyPolicy:
-        """What `act_deterministic` computes, as a module on the same parameters."""
+        """What the deterministic policy computes, as a module on the same parameters."""
         distribution = self._distribution
         return GreedyPolicy(self.network, lambda params: distribution.to_env(distribution.mode(params)))
 

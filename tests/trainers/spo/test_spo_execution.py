@@ -47,13 +47,8 @@ def test_step_as_a_function_moves_everything_as_the_step_by_autograd_does(task: 
 
 
 @pytest.mark.parametrize(("task", "mode"), CASES)
-def test_compiled_learner_agrees_with_the_plain_one(task: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real_compile = torch.compile
-    monkeypatch.setattr(  # inductor would take a minute
-        torch,
-        "compile",
-        lambda function, **how: real_compile(function, fullgraph=True, dynamic=False, backend="aot_eager"),
-    )
+@pytest.mark.usefixtures("quick_compiler")
+def test_compiled_learner_agrees_with_the_plain_one(task: str, mode: str) -> None:
     plain, fast = (executed(task, mode, compile=how) for how in ("none", "default"))
     for parts in (plain, fast):
         parts.update()
