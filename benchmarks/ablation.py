@@ -6,7 +6,8 @@
 
 Each run is the real command, `spo --config configs/spo.yaml --seed N` and the variant's flags. What counts is from when
 on a mean return of 500 lasts: the first evaluation that is 500, as all after it are, to the end of the budget. A first
-500 means little: it is often lost again. `seconds` is the training until then, without evaluations.
+500 means little: it is often lost again. `seconds` is the training before the update that it follows on, without
+evaluations.
 
 Runs are kept in docs/ablation_spo.json as they come, one for each variant and seed.
 """
@@ -14,12 +15,10 @@ Runs are kept in docs/ablation_spo.json as they come, one for each variant and s
 import argparse
 import json
 import statistics
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+from commands import ROOT, events_of
+
 RESULTS: Final = ROOT / "docs" / "ablation_spo.json"
 BEST: Final = 500.0
 
@@ -68,14 +67,8 @@ class Outcome(NamedTuple):
 
 def run(variant: str, seed: int) -> dict[str, Any]:
     words = ["spo", "--config", "configs/spo.yaml", "--seed", str(seed), *VARIANTS[variant]]
-    unseen = ["--no-mlflow", "--logging.console", "json", "--checkpointing.no-save"]
-    command = [str(Path(sys.executable).parent / "spo"), *words[1:], *unseen]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(words)}: exit code {done.returncode}\n{done.stderr[-2000:]}")
-    events = [json.loads(line) for line in (done.stdout + done.stderr).splitlines() if line.startswith("{")]
     training_s, evaluations = 0.0, []
-    for event in events:
+    for event in events_of(words):
         if event["event"] == "throughput":
             training_s += (event["rollout_duration_ms"] + event["update_duration_ms"]) / 1000
         elif event["category"] == "EVALUATOR":

@@ -21,8 +21,6 @@ import hashlib
 import json
 import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,9 +28,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from commands import ROOT, events_of
 from ruamel.yaml import YAML
 
-ROOT: Final = Path(__file__).resolve().parent.parent
 ALGORITHMS: Final = {"ppo": "tab:blue", "spo": "tab:orange"}
 """And their colours."""
 
@@ -85,13 +83,8 @@ def run(preset: str, seed: int, flags: list[str]) -> dict[str, Any]:
     """Train once; returns the evaluations and what the run was."""
     algorithm = preset.split("/", maxsplit=1)[0]
     words = [algorithm, "--config", str(config_of(preset)), "--seed", str(seed), *flags]
-    unseen = ["--no-mlflow", "--logging.console", "json", "--checkpointing.no-save"]
-    command = [str(Path(sys.executable).parent / algorithm), *words[1:], *unseen]
     start = time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(words)}: exit code {done.returncode}\n{done.stderr[-2000:]}")
-    events = [json.loads(line) for line in (done.stdout + done.stderr).splitlines() if line.startswith("{")]
+    events = events_of(words)
     evaluations = [event for event in events if event["category"] == "EVALUATOR"]
     result = {
         "command": " ".join(words),

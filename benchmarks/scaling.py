@@ -11,14 +11,11 @@ median of the seeds; they run one after the other.
 
 import argparse
 import itertools
-import json
 import statistics
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+from commands import events_of
+
 CONFIGS: Final = {"cartpole": "configs/spo.yaml", "pendulum": "configs/spo_pendulum.yaml"}
 """A task with choices, and one with a continuum."""
 
@@ -31,18 +28,13 @@ class Run(NamedTuple):
 
 
 def train(task: str, particles: int, depth: int, seed: int, timesteps: int | None) -> Run:
-    command = [str(Path(sys.executable).parent / "spo"), "--config", CONFIGS[task], "--seed", str(seed)]
     sizes = ["--search.num-particles", str(particles), "--search.search-depth", str(depth)]
     budget = ["--training-core.total-timesteps", str(timesteps)] if timesteps else []
     at_the_end = ["--evaluation.eval-interval", "1000000"]
-    unseen = ["--no-mlflow", "--logging.console", "json", "--checkpointing.no-save"]
-    words = [*command, "--search.mode", "particles", *sizes, *budget, *at_the_end, *unseen]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(words)}: exit code {done.returncode}\n{done.stderr[-2000:]}")
-    lines = (done.stdout + done.stderr).splitlines()
-    events: list[dict[str, Any]] = [json.loads(line) for line in lines if line.startswith("{")]
-    (last,) = [event for event in events if event["event"] == "training done"]
+    words = ["spo", "--config", CONFIGS[task], "--seed", str(seed), "--search.mode", "particles"]
+    (last,) = [
+        event for event in events_of([*words, *sizes, *budget, *at_the_end]) if event["event"] == "training done"
+    ]
     return Run(last["mean_return"], last["steps_per_second"])
 
 
