@@ -41,6 +41,10 @@ class Contestant(NamedTuple):
 
 
 PLAIN: Final = Contestant("ours, plain", "ours.py", {"compile": "none"}, is_peer=False)
+FAR: Final = Contestant(
+    "ours, plain, far threads", "ours.py", {"compile": "none", "near_threads": False}, is_peer=False
+)
+"""As it would be if the pool's thread stayed where the scheduler puts it."""
 COMPILED: Final = Contestant("ours, compiled", "ours.py", {"compile": "default"}, is_peer=False)
 GROUPS: Final = Contestant(
     "ours, compiled, 2 groups", "ours.py", {"compile": "default", "num_groups": 2}, is_peer=False
@@ -60,11 +64,11 @@ SMALL: Final = {"num_epochs": 4, "num_minibatches": 4, "normalize": False, "imag
 CASES: Final[dict[str, tuple[Case, tuple[Contestant, ...]]]] = {
     "cartpole-64x32": (
         {**SMALL, "task": "CartPole-v1", "num_envs": 64, "horizon": 32},
-        (PLAIN, COMPILED, GROUPS, SB3, PUFFER),
+        (PLAIN, FAR, COMPILED, GROUPS, SB3, PUFFER),
     ),
     "cartpole-4x128": (
         {**SMALL, "task": "CartPole-v1", "num_envs": 4, "horizon": 128},
-        (PLAIN, COMPILED, SB3, PUFFER),
+        (PLAIN, FAR, COMPILED, SB3, PUFFER),
     ),
     "pendulum-64x32": (
         {**SMALL, "task": "Pendulum-v1", "num_envs": 64, "horizon": 32, "normalize": True},

@@ -10,6 +10,7 @@ from contest import Case, serve
 
 from trainers.config import EnvironmentConfig, EvaluationConfig, HardwareConfig, PpoConfig
 from trainers.envs import make_vector_env
+from trainers.envs.threads import NearbyThreads
 from trainers.evaluation import Evaluator
 from trainers.ppo import Ppo
 from trainers.rollout import EpisodeStatistics, RolloutStorage, collect
@@ -107,6 +108,8 @@ class Refusal(logging.Handler):
 def main() -> None:
     logging.getLogger("trainers.compilation").addHandler(Refusal())
     case = json.loads(sys.argv[1])
+    if not case.get("near_threads", True):
+        NearbyThreads.follow = lambda _self: None  # type: ignore[method-assign]
     training = Training(config_of(case), case["seed"])
     seeds = iter(range(1, 1_000))
     serve(training.once, lambda: race(next(seeds)))

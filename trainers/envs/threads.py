@@ -2,8 +2,8 @@
 
 A step of light environments takes microseconds. To wake a thread on another core that idles takes as long, in a virtual
 machine longer; on the same core it is a mere switch, and the one who has sent the step waits anyway. Measured on 2
-virtual cores, whole PPO updates of CartPole-v1: 4 environments 1.57 times as fast, 64 environments 1.18 times
-(`benchmarks/ppo.py`, the contestant whose threads stay where they are).
+virtual cores, whole PPO updates of CartPole-v1: 4 environments 1.60 times as fast, 64 environments 1.12 times
+(`benchmarks/ppo.py`, the contestant with far threads).
 """
 
 import contextlib
