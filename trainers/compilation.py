@@ -14,9 +14,11 @@ from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from trainers.config import CompileWish
+
 __all__ = ["PLAIN", "CompileMode", "Execution", "GraphedCall", "compiled", "resolve_execution"]
 
-CompileMode = Literal["none", "default", "reduce-overhead"]
+CompileMode = Literal["none", "default"]
 
 LEAST_TIMESTEPS: Final = 4_000_000
 """Where a run has won the time of a cold compilation back. On an H100 it took 13 to 47 s, and captured steps are fast
@@ -48,7 +50,7 @@ PLAIN: Final = Execution("none", uses_graphs=False)
 
 
 def resolve_execution(
-    wish: Literal["auto", "none", "default", "reduce-overhead"],
+    wish: CompileWish,
     device: torch.device,
     timesteps: int,
     *,
@@ -59,7 +61,8 @@ def resolve_execution(
     """Turn what the configuration asks for into what is done; `auto` into what is faster over the whole run.
 
     Args:
-        wish: for compiling.
+        wish: for compiling. reduce-overhead is compiled and captured by us: torch's own mode of that name captures no
+            step that changes parameters in place.
         device: where the networks are.
         timesteps: of the whole run.
         is_image: convolutions gain nothing on a CPU: their time is spent in kernels that are not ours.
@@ -68,14 +71,11 @@ def resolve_execution(
     """
     if not is_alone:
         return PLAIN
-    mode: CompileMode
-    if wish != "auto":
-        mode = wish
-    else:
+    if wish == "auto":
         pays = timesteps >= LEAST_TIMESTEPS and (device.type == "cuda" or not is_image)
-        mode = "default" if pays else "none"
-    # reduce-overhead makes graphs of its own
-    return Execution(mode, device.type == "cuda" and wants_graphs and mode != "reduce-overhead")
+        wish = "default" if pays else "none"
+    captures = wants_graphs or wish == "reduce-overhead"
+    return Execution("none" if wish == "none" else "default", captures and device.type == "cuda")
 
 
 def compiled(method: Callable[..., ResultT], mode: CompileMode, device: torch.device) -> Callable[..., ResultT]:
@@ -88,15 +88,16 @@ def compiled(method: Callable[..., ResultT], mode: CompileMode, device: torch.de
 
     Args:
         method: of an object that will not be changed; no host sync inside.
-        mode: torch.compile's.
+        mode: whether to compile.
         device: where the tensors are; on a CPU the calls between kernels are compiled, too.
     """
     if mode == "none":
         return method
-    how: dict[str, Any] = {"mode": mode}
+    options: dict[str, Any] = {}
     if device.type == "cpu":
-        how = {"options": {"guard_filter_fn": _keep_arguments, "cpp_wrapper": True}}
-    return _CompiledIfPossible(torch.compile(_own_copy(method), fullgraph=True, dynamic=False, **how), method)
+        options = {"guard_filter_fn": _keep_arguments, "cpp_wrapper": True}
+    function = torch.compile(_own_copy(method), fullgraph=True, dynamic=False, options=options)
+    return _CompiledIfPossible(function, method)
 
 
 class _CompiledIfPossible(Generic[ResultT]):

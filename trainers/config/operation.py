@@ -11,7 +11,9 @@ from pydantic_core import PydanticCustomError
 
 from trainers.config.sections import MAX_SEED, Section
 
-__all__ = ["CheckpointingConfig", "EvaluationConfig", "HardwareConfig", "LoggingConfig"]
+__all__ = ["CheckpointingConfig", "CompileWish", "EvaluationConfig", "HardwareConfig", "LoggingConfig"]
+
+CompileWish = Literal["auto", "none", "default", "reduce-overhead"]
 
 
 class EvaluationConfig(Section):
@@ -54,11 +56,11 @@ class HardwareConfig(Section):
         description="CPU threads of torch. One is fastest for small networks; more help images.",
     )
 
-    compile: Literal["auto", "none", "default", "reduce-overhead"] = Field(
+    compile: CompileWish = Field(
         default="auto",
         description="torch.compile for acting and learning. auto: in runs of 4 million steps or more, which "
-        "win its time back, except for images on a CPU; never in several processes. reduce-overhead: with torch's own "
-        "CUDA graphs.",
+        "win its time back, except for images on a CPU; never in several processes. reduce-overhead: with CUDA "
+        "graphs, whatever cuda_graphs says.",
     )
     cuda_graphs: bool = Field(
         default=True,
