@@ -2,13 +2,14 @@
 
     nox -s bench -- rollout
     python benchmarks/rollout.py --tasks CartPole-v1 HalfCheetah-v4 --repeats 5
+    python benchmarks/rollout.py --tasks Pong-v5 --num-envs 16 --device cuda --precision bf16
 
 Per task, interleaved in one process: `envpool` steps the same pool with fixed actions and does nothing else; `collect`
 adds the policy, the checks and the storage; `loop` is the whole training with telemetry into a server in a process of
-its own. Each update makes 4 passes over its batch in 4 minibatches; other values are PPO's defaults. Rates are
-environment steps per second, medians over the repeats; the ratio is to envpool in the same repeat. Shares are of the
-loop's wall time. Telemetry is what the loop itself waits for log calls and spans; the CPU time of telemetry's own
-threads stands beside it, as a part of the process's CPU time.
+its own. Each update makes 4 passes over its batch in 4 minibatches; other values are PPO's defaults, and nothing is
+compiled. Rates are environment steps per second, medians over the repeats; the ratio is to envpool in the same repeat.
+Shares are of the loop's wall time. Telemetry is what the loop itself waits for log calls and spans; the CPU time of
+telemetry's own threads stands beside it, as a part of the process's CPU time.
 """
 
 import argparse
@@ -25,10 +26,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from subprocess import PIPE
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import psutil
+import torch
 
 import rltelemetry
 from trainers.config import PpoConfig
@@ -40,7 +42,10 @@ from trainers.ppo import Ppo
 from trainers.rollout import EpisodeStatistics, collect
 from trainers.runtime import Runtime, prepare
 
-PARTS = ("env", "inference", "learning", "telemetry")
+PARTS: Final = ("env", "inference", "learning", "telemetry")
+
+NETWORKS: Final = {"Pong-v5": {"hidden_sizes": [512], "activation": "relu", "shared": True}}
+"""As in the presets; two layers of 64 units, actor and critic apart, elsewhere."""
 
 
 class Rates(NamedTuple):
@@ -97,9 +102,28 @@ class _Span:
         return self._leave(*error)
 
 
+def config_of(task: str, options: argparse.Namespace) -> PpoConfig:
+    return PpoConfig.model_validate(
+        {
+            "environment": {"task": task, "num_envs": options.num_envs, "num_threads": options.num_threads},
+            "training_core": {"horizon": options.horizon, "num_epochs": 4},
+            "architecture": NETWORKS.get(task, {}),
+            "evaluation": {"eval_interval": 0},
+            "hardware": {
+                "device": options.device,
+                "precision": options.precision,
+                "torch_threads": options.torch_threads,
+                "compile": "none",
+            },
+        }
+    )
+
+
 def make_env(config: PpoConfig, runtime: Runtime) -> VectorEnv:
     environment = config.environment
-    return make_vector_env(environment.task, environment.num_envs, runtime.seeds.environment)
+    return make_vector_env(
+        environment.task, environment.num_envs, runtime.seeds.environment, num_threads=environment.num_threads
+    )
 
 
 def envpool_rate(config: PpoConfig, runtime: Runtime, seconds: float) -> float:
@@ -201,6 +225,10 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["CartPole-v1", "Pendulum-v1", "HalfCheetah-v4"])
     parser.add_argument("--num-envs", type=int, default=64)
     parser.add_argument("--horizon", type=int, default=32)
+    parser.add_argument("--num-threads", type=int, default=0, help="of the pool; 0 leaves it to the trainer")
+    parser.add_argument("--device", default="cpu", help="where networks are: cpu or cuda")
+    parser.add_argument("--precision", default="float32", help="of the hidden layers: float32 or bf16")
+    parser.add_argument("--torch-threads", type=int, default=1, help="of networks on the CPU")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each part of each repeat")
     options = parser.parse_args()
@@ -211,16 +239,12 @@ def main() -> None:
     )
     with telemetry_in_use() as telemetry:
         for task in options.tasks:
-            config = PpoConfig.model_validate(
-                {
-                    "environment": {"task": task, "num_envs": options.num_envs},
-                    "training_core": {"horizon": options.horizon, "num_epochs": 4},
-                    "evaluation": {"eval_interval": 0},
-                }
-            )
+            config = config_of(task, options)
             runtime = prepare(config.hardware, seed=1)
             report(config, [measure(config, runtime, options.seconds, telemetry) for _ in range(options.repeats)])
     facts = {"python": sys.version.split()[0], "numpy": np.__version__, "repeats": options.repeats}
+    if options.device != "cpu":
+        facts["device"] = torch.cuda.get_device_name(options.device)
     print(json.dumps({**facts, "command": f"benchmarks/{Path(__file__).name} {' '.join(sys.argv[1:])}".strip()}))
 
 
