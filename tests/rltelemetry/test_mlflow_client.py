@@ -79,7 +79,7 @@ def test_body_has_the_run_first_and_exact_types(fake_mlflow: FakeMlflow) -> None
 
     ask(fake_mlflow.uri, log_points(MetricPoint("k", np.float32(0.5), np.int64(7), np.int64(9))))
     (request,) = fake_mlflow.requests
-    assert request.body.startswith(b'{"run_id": "r", ')
+    assert request.body.startswith(b'{"run_id":"r",')
     assert json.loads(request.body)["metrics"] == [{"key": "k", "value": 0.5, "timestamp": 9, "step": 7}]
     assert request.headers["content-type"] == "application/json"
 

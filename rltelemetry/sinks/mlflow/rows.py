@@ -1,9 +1,10 @@
 """What a spool is made of: rows, each of one kind, and the points that some of them hold."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
+
+from pydantic_core import from_json, to_json
 
 from rltelemetry.types import MetricPoint
 
@@ -78,7 +79,7 @@ class Size(NamedTuple):
 
 def encode_points(points: Sequence[MetricPoint]) -> bytes:
     """Return the body of a row of points."""
-    return json.dumps(points).encode()
+    return to_json(points)
 
 
 def decode_points(body: bytes, start: int = 0, stop: int | None = None) -> list[MetricPoint]:
@@ -88,6 +89,6 @@ def decode_points(body: bytes, start: int = 0, stop: int | None = None) -> list[
         ValueError: the bytes make no sense.
     """
     try:
-        return [MetricPoint(*point) for point in json.loads(body)[start:stop]]
+        return [MetricPoint(*point) for point in from_json(body)[start:stop]]
     except TypeError as error:
         raise ValueError(str(error)) from None

@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS rows (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     kind TEXT NOT NULL, count INTEGER NOT NULL, body BLOB NOT NULL, taken INTEGER NOT NULL DEFAULT 0
 );
-CREATE INDEX IF NOT EXISTS rows_by_kind ON rows (kind, id);
+CREATE INDEX IF NOT EXISTS rows_by_kind ON rows (kind, id) WHERE kind != 'points';
 CREATE TABLE IF NOT EXISTS dead (id INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL, reason TEXT NOT NULL);
 PRAGMA user_version = {SCHEMA_VERSION};
 """
@@ -64,9 +64,10 @@ def append(db: sqlite3.Connection, kind: Kind, bodies: Iterable[tuple[bytes, int
 
 
 def heads(db: sqlite3.Connection, kind: Kind, epoch: int, max_units: int, max_bytes: int) -> list[Row]:
-    """Return the oldest rows of a stream: as many as hold `max_units` and `max_bytes`, and at least one."""
+    """Return the oldest rows of a stream other than points: as many as hold `max_units` and `max_bytes`, or one."""
     rows: list[Row] = []
-    with closing(db.execute("SELECT id, body, count FROM rows WHERE kind = ? ORDER BY id", (kind,))) as found:
+    query = "SELECT id, body, count FROM rows WHERE kind = ? AND kind != 'points' ORDER BY id"  # as the index has it
+    with closing(db.execute(query, (kind,))) as found:
         for row_id, body, count in found:
             max_units -= count
             max_bytes -= len(body)
@@ -141,7 +142,7 @@ def settle(db: sqlite3.Connection, batch: PointBatch, dead: Sequence[tuple[Metri
 
 def supersede(db: sqlite3.Connection, kind: Kind, ending: bytes, last_spared: int) -> int:
     """Delete the rows of a kind that end alike, but for those up to `last_spared`; says how many bytes went."""
-    query = "SELECT id, length(body) FROM rows WHERE kind = ? AND id > ? AND substr(body, -?) = ?"
+    query = "SELECT id, length(body) FROM rows WHERE kind = ? AND kind != 'points' AND id > ? AND substr(body, -?) = ?"
     found = db.execute(query, (kind, last_spared, len(ending), ending)).fetchall()
     delete(db, [row_id for row_id, _ in found])
     return sum(size for _, size in found)
