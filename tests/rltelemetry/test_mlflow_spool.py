@@ -336,10 +336,13 @@ def test_points_that_nobody_can_store_are_counted(bench: Bench, monkeypatch: pyt
     assert bench.points.counts().dropped == {"spool_failed": 3}
 
 
-def test_row_that_cannot_be_read_costs_itself_only(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    "body", [b"\xff\x00", b"", b"[[", b"7", b"null", b"[7]", b'[["k", 1.0]]', b'{"k": 1}', b"[" * 9999]
+)
+def test_row_that_cannot_be_read_costs_itself_only(bench: Bench, body: bytes) -> None:
     for start in (0, 10, 20):
         bench.add(points(10, start))
-    bench.spool._db.write(lambda db: db.execute("UPDATE rows SET body = X'FF00' WHERE id = 2"))
+    bench.spool._db.write(lambda db: db.execute("UPDATE rows SET body = ? WHERE id = 2", (body,)))
     batch = bench.spool.points(ANY, ANY)
     assert [point.step for point in batch.points] == [*range(10), *range(20, 30)]
     assert bench.points.counts().dropped == {"unreadable": 10}

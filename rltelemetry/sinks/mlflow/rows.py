@@ -90,5 +90,5 @@ def decode_points(body: bytes, start: int = 0, stop: int | None = None) -> list[
     """
     try:
         return [MetricPoint(*point) for point in from_json(body)[start:stop]]
-    except TypeError as error:
+    except (TypeError, LookupError) as error:  # JSON, but no rows of four
         raise ValueError(str(error)) from None
