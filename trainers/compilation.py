@@ -14,11 +14,10 @@ from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from trainers.config import CompileWish
-
-__all__ = ["PLAIN", "CompileMode", "Execution", "GraphedCall", "compiled", "resolve_execution"]
+__all__ = ["PLAIN", "CompileMode", "CompileWish", "Execution", "GraphedCall", "compiled", "resolve_execution"]
 
 CompileMode = Literal["none", "default"]
+CompileWish = Literal["auto", "none", "default", "reduce-overhead"]
 
 LEAST_TIMESTEPS: Final = 4_000_000
 """Where a run has won the time of a cold compilation back. On an H100 it took 13 to 47 s, and captured steps are fast

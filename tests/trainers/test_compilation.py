@@ -10,12 +10,13 @@ from trainers.compilation import (
     LEAST_TIMESTEPS,
     PLAIN,
     CompileMode,
+    CompileWish,
     Execution,
     GraphedCall,
     compiled,
     resolve_execution,
 )
-from trainers.config import CompileWish, PpoConfig
+from trainers.config import PpoConfig
 from trainers.envs import make_vector_env
 from trainers.ppo import Ppo, UpdateMetrics
 from trainers.rollout import EpisodeStatistics, collect

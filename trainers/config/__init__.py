@@ -2,13 +2,7 @@
 
 from trainers.config.changes import Change, changes, is_free
 from trainers.config.loading import dump, load
-from trainers.config.operation import (
-    CheckpointingConfig,
-    CompileWish,
-    EvaluationConfig,
-    HardwareConfig,
-    LoggingConfig,
-)
+from trainers.config.operation import CheckpointingConfig, EvaluationConfig, HardwareConfig, LoggingConfig
 from trainers.config.ppo import PpoConfig
 from trainers.config.run import RunConfig, impossible
 from trainers.config.sections import (
@@ -26,7 +20,6 @@ __all__ = [
     "ArchitectureConfig",
     "Change",
     "CheckpointingConfig",
-    "CompileWish",
     "CoreConfig",
     "EnvironmentConfig",
     "EvaluationConfig",

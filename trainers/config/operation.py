@@ -11,9 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from trainers.config.sections import MAX_SEED, Section
 
-__all__ = ["CheckpointingConfig", "CompileWish", "EvaluationConfig", "HardwareConfig", "LoggingConfig"]
-
-CompileWish = Literal["auto", "none", "default", "reduce-overhead"]
+__all__ = ["CheckpointingConfig", "EvaluationConfig", "HardwareConfig", "LoggingConfig"]
 
 
 class EvaluationConfig(Section):
@@ -56,7 +54,7 @@ class HardwareConfig(Section):
         description="CPU threads of torch. One is fastest for small networks; more help images.",
     )
 
-    compile: CompileWish = Field(
+    compile: Literal["auto", "none", "default", "reduce-overhead"] = Field(
         default="auto",
         description="torch.compile for acting and learning. auto: in runs of 4 million steps or more, which "
         "win its time back, except for images on a CPU; never in several processes. reduce-overhead: with CUDA "
