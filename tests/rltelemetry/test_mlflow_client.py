@@ -55,7 +55,8 @@ def test_hostile_numbers_do_not_cost_their_neighbours(any_mlflow: MlflowServer) 
         MetricPoint("a", float("nan"), 1, 1_700_000_000_001),
         MetricPoint("a", 1.7e308, 2**63 - 1, 1_700_000_000_002),
         MetricPoint("a", -5e-324, -(2**62), 1_700_000_000_003),
-        MetricPoint("a", 2.0, 3, 1_700_000_000_004),
+        MetricPoint("é/日本", 2.0, 3, 1_700_000_000_004),
+        MetricPoint("a", 2.0, 3, 1_700_000_000_005),
     ]
     assert ask(any_mlflow.uri, log_points(*points, run_id=run_id)).is_delivered
     assert sorted(map(repr, any_mlflow.points(run_id))) == sorted(map(repr, points))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic_core import to_json
 
 from rltelemetry.notices import Notices
 from rltelemetry.settings import Settings
@@ -108,11 +109,9 @@ def test_long_drain_becomes_rows_of_a_bounded_size(bench: Bench) -> None:
 
 @pytest.mark.parametrize("key", ["k", "k" * 250, "日" * 250], ids=["short", "long", "wide"])
 def test_request_stays_within_its_bytes(bench: Bench, key: str) -> None:
-    import json
-
     bench.add(points(1000, key=key))
     batch = bench.spool.points(1000, 100_000)
-    wire = json.dumps({"run_id": "r" * 32, "metrics": [point._asdict() for point in batch.points]}).encode()
+    wire = to_json({"run_id": "r" * 32, "metrics": [point._asdict() for point in batch.points]})
     assert len(wire) < 100_000 + 5000
     assert len(batch.points) == 1000 or len(wire) > 80_000
 
