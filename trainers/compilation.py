@@ -14,9 +14,8 @@ from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["PLAIN", "CompileMode", "CompileWish", "Execution", "GraphedCall", "compiled", "resolve_execution"]
+__all__ = ["PLAIN", "CompileWish", "Execution", "GraphedCall", "compiled", "resolve_execution"]
 
-CompileMode = Literal["none", "default"]
 CompileWish = Literal["auto", "none", "default", "reduce-overhead"]
 
 LEAST_TIMESTEPS: Final = 4_000_000
@@ -32,20 +31,20 @@ class Execution(NamedTuple):
     """How a learner's repeated functions are executed.
 
     Attributes:
-        mode: how they are compiled.
+        is_compiled: they are compiled.
         uses_graphs: they are captured as CUDA graphs of ours, compiled or not.
     """
 
-    mode: CompileMode
+    is_compiled: bool
     uses_graphs: bool
 
     @property
     def is_plain(self) -> bool:
         """Whether they are called as they are written; else their shapes must not vary."""
-        return self.mode == "none" and not self.uses_graphs
+        return not (self.is_compiled or self.uses_graphs)
 
 
-PLAIN: Final = Execution("none", uses_graphs=False)
+PLAIN: Final = Execution(is_compiled=False, uses_graphs=False)
 
 
 def resolve_execution(
@@ -74,11 +73,11 @@ def resolve_execution(
         pays = timesteps >= LEAST_TIMESTEPS and (device.type == "cuda" or not is_image)
         wish = "default" if pays else "none"
     captures = wants_graphs or wish == "reduce-overhead"
-    return Execution("none" if wish == "none" else "default", captures and device.type == "cuda")
+    return Execution(wish != "none", captures and device.type == "cuda")
 
 
-def compiled(method: Callable[..., ResultT], mode: CompileMode, device: torch.device) -> Callable[..., ResultT]:
-    """Compile a bound method whose arguments keep their shapes, at its first call; `none` returns it as it is.
+def compiled(method: Callable[..., ResultT], execution: Execution, device: torch.device) -> Callable[..., ResultT]:
+    """Compile a bound method whose arguments keep their shapes, at its first call, if that is how it is executed.
 
     Where torch cannot (no C++ compiler, a kernel that Triton refuses) it stays as it is, and that is logged.
 
@@ -87,10 +86,10 @@ def compiled(method: Callable[..., ResultT], mode: CompileMode, device: torch.de
 
     Args:
         method: of an object that will not be changed; no host sync inside.
-        mode: whether to compile.
+        execution: whether to compile.
         device: where the tensors are; on a CPU the calls between kernels are compiled, too.
     """
-    if mode == "none":
+    if not execution.is_compiled:
         return method
     options: dict[str, Any] = {}
     if device.type == "cpu":

@@ -9,7 +9,6 @@ from torch import Tensor
 from trainers.compilation import (
     LEAST_TIMESTEPS,
     PLAIN,
-    CompileMode,
     CompileWish,
     Execution,
     GraphedCall,
@@ -23,6 +22,7 @@ from trainers.rollout import EpisodeStatistics, collect
 from trainers.runtime import Runtime, spawn_seeds
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+COMPILED = Execution(is_compiled=True, uses_graphs=False)
 NUM_ENVS, HORIZON = 8, 16
 
 # torch's compiler uses what torch calls old, and has remarks of its own
@@ -36,22 +36,22 @@ def resolved(wish: CompileWish, device: torch.device, **changes: Any) -> Executi
 
 
 @pytest.mark.parametrize(
-    ("device", "timesteps", "is_image", "mode"),
+    ("device", "timesteps", "is_image", "is_compiled"),
     [
-        (CPU, LEAST_TIMESTEPS - 1, False, "none"),
-        (CPU, LEAST_TIMESTEPS, False, "default"),
-        (CPU, LEAST_TIMESTEPS, True, "none"),
-        (CUDA, LEAST_TIMESTEPS - 1, False, "none"),
-        (CUDA, LEAST_TIMESTEPS, True, "default"),
+        (CPU, LEAST_TIMESTEPS - 1, False, False),
+        (CPU, LEAST_TIMESTEPS, False, True),
+        (CPU, LEAST_TIMESTEPS, True, False),
+        (CUDA, LEAST_TIMESTEPS - 1, False, False),
+        (CUDA, LEAST_TIMESTEPS, True, True),
     ],
 )
-def test_auto_compiles_where_it_pays(device: torch.device, timesteps: int, is_image: bool, mode: str) -> None:
-    assert resolved("auto", device, timesteps=timesteps, is_image=is_image).mode == mode
+def test_auto_compiles_where_it_pays(device: torch.device, timesteps: int, is_image: bool, is_compiled: bool) -> None:
+    assert resolved("auto", device, timesteps=timesteps, is_image=is_image).is_compiled == is_compiled
 
 
-@pytest.mark.parametrize(("wish", "mode"), [("none", "none"), ("default", "default"), ("reduce-overhead", "default")])
-def test_wish_is_obeyed(wish: CompileWish, mode: CompileMode) -> None:
-    assert resolved(wish, CPU) == Execution(mode, uses_graphs=False)
+@pytest.mark.parametrize(("wish", "expected"), [("none", PLAIN), ("default", COMPILED), ("reduce-overhead", COMPILED)])
+def test_wish_is_obeyed(wish: CompileWish, expected: Execution) -> None:
+    assert resolved(wish, CPU) == expected
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_steps_of_several_processes_are_plain_whatever_is_asked_for(device: torc
 
 
 def test_execution_is_plain_if_it_is_neither_compiled_nor_captured() -> None:
-    cases = [PLAIN, Execution("default", uses_graphs=False), Execution("none", uses_graphs=True)]
+    cases = [PLAIN, COMPILED, Execution(is_compiled=False, uses_graphs=True)]
     assert [execution.is_plain for execution in cases] == [True, False, False]
 
 
@@ -82,7 +82,7 @@ def test_what_torch_cannot_compile_runs_as_it_is_and_that_is_said_once(
 
     real_compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **_how: real_compile(function, backend=refuse))
-    double = compiled(Scale(2.0).apply, "default", CPU)
+    double = compiled(Scale(2.0).apply, COMPILED, CPU)
     assert [double(torch.ones(2)).tolist() for _ in range(3)] == [[2.0, 2.0]] * 3
     said = not_compiled.pop()
     assert said.startswith(f"torch {torch.__version__} cannot compile Scale.apply and it runs as it is, more slowly: ")
@@ -93,7 +93,7 @@ def test_error_of_the_function_itself_is_no_failure_to_compile(monkeypatch: pyte
     real_compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **_how: real_compile(function, backend="eager"))
     with pytest.raises(TypeError):
-        compiled(Scale(2.0).apply, "default", CPU)(1, 2)
+        compiled(Scale(2.0).apply, COMPILED, CPU)(1, 2)
 
 
 class Scale:
@@ -106,7 +106,7 @@ class Scale:
 
 def test_without_compilation_the_method_is_itself() -> None:
     scale = Scale(2.0)
-    assert compiled(scale.apply, "none", CPU) == scale.apply
+    assert compiled(scale.apply, PLAIN, CPU) == scale.apply
 
 
 def config(
@@ -164,7 +164,7 @@ def test_what_would_be_compiled_computes_what_plain_code_does(task: str, archite
 @pytest.mark.timeout(900)
 @compiles
 def test_objects_of_one_class_do_not_share_what_is_compiled() -> None:
-    double, triple = (compiled(Scale(factor).apply, "default", CPU) for factor in (2.0, 3.0))
+    double, triple = (compiled(Scale(factor).apply, COMPILED, CPU) for factor in (2.0, 3.0))
     x = torch.ones(4)
     assert (double(x).tolist(), triple(x).tolist()) == ([2.0] * 4, [3.0] * 4)
     assert double(torch.ones(5)).tolist() == [2.0] * 5  # another shape is compiled anew

@@ -6,7 +6,7 @@ Shapes: N environments of the group, P distribution parameters, T horizon.
 import torch
 from torch import Tensor
 
-from trainers.compilation import Execution, GraphedCall, compiled
+from trainers.compilation import PLAIN, Execution, GraphedCall, compiled
 from trainers.distributions import Distribution
 from trainers.networks import ActorCritic
 from trainers.rollout import RolloutStorage
@@ -29,7 +29,7 @@ class Actor:
     ) -> None:
         self._network, self._distribution = network, distribution
         self._uses_graphs = execution.uses_graphs
-        self._sample = compiled(self._sample_plain, execution.mode if device.type == "cuda" else "none", device)
+        self._sample = compiled(self._sample_plain, execution if device.type == "cuda" else PLAIN, device)
         self._graphs: dict[tuple[int, int], GraphedCall] = {}
 
     def extras(self) -> dict[str, tuple[int, ...]]:

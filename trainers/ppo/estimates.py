@@ -46,7 +46,7 @@ class Estimator:
     ) -> None:
         self._network, self._distribution, self._reward_normalizer = network, distribution, reward_normalizer
         self._core, self._environment = config.training_core, config.environment
-        self._estimate = compiled(self._estimate_plain, execution.mode, device)
+        self._estimate = compiled(self._estimate_plain, execution, device)
 
     @torch.no_grad()
     def batch(self, storage: RolloutStorage) -> Batch:

@@ -50,7 +50,7 @@ class Passes:
         self._step, self._execution = step, execution
         self._num_epochs, self._num_minibatches, self._target_kl = num_epochs, num_minibatches, target_kl
         self._num_rows = batch_size // num_minibatches
-        self._on_selection = compiled(step.on_selection, execution.mode, device)
+        self._on_selection = compiled(step.on_selection, execution, device)
         self._static: Batch | None = None
         self._graphed: GraphedCall | None = None
 

@@ -57,7 +57,7 @@ class Actor:
         device = generator.device
         if plan.simulator.is_on_host:
             execution = PLAIN
-        self._look = compiled(self._look_plain, execution.mode, device)
+        self._look = compiled(self._look_plain, execution, device)
         self._uses_graphs = execution.uses_graphs
         self._graphs: dict[int, GraphedCall] = {}
         self._noise: SearchNoise | None = None

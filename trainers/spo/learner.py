@@ -229,7 +229,7 @@ def _executed(step: GradientStep, execution: Execution, device: torch.device) ->
     """The gradient step as it is to be executed: plain, compiled, captured, or both."""
     if execution.is_plain:
         return step.by_autograd
-    function: Callable[..., Tensor] = compiled(step.by_function, execution.mode, device)
+    function: Callable[..., Tensor] = compiled(step.by_function, execution, device)
     if not execution.uses_graphs:
         return lambda batch: function(*batch)
     graphed = GraphedCall(function)
