@@ -33,7 +33,7 @@ import psutil
 import torch
 
 import rltelemetry
-from trainers.config import PpoConfig
+from trainers.config import PpoConfig, load
 from trainers.emit import Emitter
 from trainers.envs import RenewableEnv, VectorEnv, make_vector_env
 from trainers.evaluation import Evaluator
@@ -44,8 +44,8 @@ from trainers.runtime import Runtime, prepare
 
 PARTS: Final = ("env", "inference", "learning", "telemetry")
 
-NETWORKS: Final = {"Pong-v5": {"hidden_sizes": [512], "activation": "relu", "shared": True}}
-"""As in the presets; two layers of 64 units, actor and critic apart, elsewhere."""
+PRESETS: Final = {"Pong-v5": Path("configs/ppo_pong.yaml")}
+"""Whose network is taken; elsewhere two layers of 64 units, actor and critic apart."""
 
 
 class Rates(NamedTuple):
@@ -103,11 +103,12 @@ class _Span:
 
 
 def config_of(task: str, options: argparse.Namespace) -> PpoConfig:
+    preset = load(PRESETS[task], PpoConfig) if task in PRESETS else PpoConfig()
     return PpoConfig.model_validate(
         {
             "environment": {"task": task, "num_envs": options.num_envs, "num_threads": options.num_threads},
             "training_core": {"horizon": options.horizon, "num_epochs": 4},
-            "architecture": NETWORKS.get(task, {}),
+            "architecture": preset.architecture,
             "evaluation": {"eval_interval": 0},
             "hardware": {
                 "device": options.device,
