@@ -6,8 +6,9 @@
 
 A preset is ALGORITHM/TASK, and a run of it `ALGORITHM --config configs/ALGORITHM_TASK.yaml --seed N`. The deterministic
 evaluations of runs are kept in docs/learning_ALGORITHM.json, with their commands and what they ran on; a run takes the
-place of the one with its seed. A run holds a digest of its preset's values: a preset that was changed wants all its
-seeds run again, and a test says so. From these files come
+place of the one with its seed. Runs with further flags stand apart, as TASK FLAGS: they are not what the preset
+reaches. A run holds a digest of its preset's values: a preset that was changed wants all its seeds run again, and a
+test says so. From these files come
 
 - a table for each algorithm: final is the last evaluation, of the policy that training ended with;
 - a table of SPO beside PPO: environment steps until the first evaluation at the task's target or above, the median of
@@ -102,16 +103,16 @@ def measure(presets: list[str], seeds: list[int], jobs: int, flags: list[str]) -
     for preset in presets:
         with ThreadPoolExecutor(jobs) as pool:
             for one in pool.map(lambda seed, preset=preset: run(preset, seed, flags), seeds):
-                keep(preset, one)
+                keep(" ".join([preset, *flags]), one)
 
 
-def keep(preset: str, one: dict[str, Any]) -> None:
+def keep(variant: str, one: dict[str, Any]) -> None:
     """Put a run in its file at once: who stops early keeps what there is."""
-    algorithm, task = preset.split("/")
+    algorithm, name = variant.split("/", maxsplit=1)
     results = load(algorithm)
-    others = [run for run in results.get(task, {"runs": []})["runs"] if run["seed"] != one["seed"]]
+    others = [run for run in results.get(name, {"runs": []})["runs"] if run["seed"] != one["seed"]]
     facts = {"cpu": platform.processor() or platform.machine(), "torch": torch.__version__}
-    results[task] = {"facts": facts, "runs": sorted([*others, one], key=lambda run: run["seed"])}
+    results[name] = {"facts": facts, "runs": sorted([*others, one], key=lambda run: run["seed"])}
     results_of(algorithm).write_text(json.dumps(results, indent=1) + "\n")
 
 
@@ -125,27 +126,31 @@ def load(algorithm: str) -> dict[str, Any]:
     return results
 
 
+def names_in(algorithm: str, results: dict[str, Runs]) -> Iterator[tuple[str, float]]:
+    """What has runs, `TASK` or `TASK FLAGS`, and the task's target."""
+    for task, target in TARGETS.items():
+        for key in sorted(results):
+            of, name = key.split("/", maxsplit=1)
+            if of == algorithm and name.split()[0] == task:
+                yield name, target
+
+
 def table(algorithm: str, results: dict[str, Runs]) -> None:
     print(f"\n| {algorithm:13} | {'steps':>9} | seeds | {'target':>7} | {'final':>16} | reached it after | seconds |")
     print(f"|{'-' * 15}|{'-' * 11}|{'-' * 7}|{'-' * 9}|{'-' * 18}|{'-' * 18}|{'-' * 9}|")
-    for task, target in TARGETS.items():
-        preset = f"{algorithm}/{task}"
-        if preset not in PRESETS:
-            continue
-        if preset not in results:
-            steps = YAML(typ="safe").load(ROOT / config_of(preset))["training_core"]["total_timesteps"]
-            print(f"| {task:13} | {steps:9} | {0:5} | {target:7} | {'not run':>16} | {'':16} | {'':7} |")
-            continue
-        runs = results[preset]
+    for name, target in names_in(algorithm, results):
+        runs = results[f"{algorithm}/{name}"]
         finals = [one["mean_return"][-1] for one in runs]
         spread = statistics.stdev(finals) if len(finals) > 1 else 0.0
         reached = list(all_at(runs, target))
         said = f"{median_of(reached, runs):.0f} ({len(reached)} of {len(runs)})"
         print(
-            f"| {task:13} | {runs[0]['timesteps'][-1]:9} | {len(runs):5} | {target:7} "
+            f"| {name:13} | {runs[0]['timesteps'][-1]:9} | {len(runs):5} | {target:7} "
             f"| {statistics.mean(finals):7.4g} +- {spread:5.4g} | {said:>16} "
             f"| {statistics.median(one['seconds'] for one in runs):7.0f} |"
         )
+    missing = [preset for preset in PRESETS if preset.startswith(f"{algorithm}/") and preset not in results]
+    print(f"\nnot run: {', '.join(missing) or 'none'}")
 
 
 def comparison(results: dict[str, Runs]) -> None:
@@ -185,21 +190,21 @@ def draw(algorithm: str, results: dict[str, Runs]) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    tasks = [task for task in TARGETS if f"{algorithm}/{task}" in results]
-    if not tasks:
+    names = list(names_in(algorithm, results))
+    if not names:
         return
-    columns = min(4, len(tasks))
-    rows = -(-len(tasks) // columns)
+    columns = min(4, len(names))
+    rows = -(-len(names) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(3.4 * columns, 2.5 * rows), squeeze=False)
-    for axis in axes.flat[len(tasks) :]:
+    for axis in axes.flat[len(names) :]:
         axis.set_axis_off()
-    for axis, task in zip(axes.flat, tasks, strict=False):
-        shown = [name for name in dict.fromkeys(["ppo", algorithm]) if f"{name}/{task}" in results]
-        for name in shown:
-            curves(axis, name, results[f"{name}/{task}"])
-        axis.axhline(TARGETS[task], color="tab:gray", linestyle="--", linewidth=0.8)
-        num_seeds = len(results[f"{algorithm}/{task}"])
-        axis.set_title(f"{task}, {num_seeds} seed{'s' * (num_seeds > 1)}", fontsize=9)
+    for axis, (name, target) in zip(axes.flat, names, strict=False):
+        shown = [of for of in dict.fromkeys(["ppo", algorithm]) if f"{of}/{name}" in results]
+        for of in shown:
+            curves(axis, of, results[f"{of}/{name}"])
+        axis.axhline(target, color="tab:gray", linestyle="--", linewidth=0.8)
+        num_seeds = len(results[f"{algorithm}/{name}"])
+        axis.set_title(f"{name}, {num_seeds} seed{'s' * (num_seeds > 1)}", fontsize=9)
         axis.tick_params(labelsize=7)
         if len(shown) > 1:
             axis.set_xscale("log")

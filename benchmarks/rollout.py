@@ -2,7 +2,7 @@
 
     nox -s bench -- rollout
     python benchmarks/rollout.py --tasks CartPole-v1 HalfCheetah-v4 --repeats 5
-    python benchmarks/rollout.py --tasks Pong-v5 --num-envs 16 --device cuda --precision bf16
+    python benchmarks/rollout.py --tasks Pong-v5 --num-threads 14 --num-groups 2 --device cuda --precision bf16
 
 Per task, interleaved in one process: `envpool` steps the same pool with fixed actions and does nothing else; `collect`
 adds the policy, the checks and the storage; `loop` is the whole training with telemetry into a server in a process of
@@ -106,7 +106,10 @@ def config_of(task: str, options: argparse.Namespace) -> PpoConfig:
     preset = load(PRESETS[task], PpoConfig) if task in PRESETS else PpoConfig()
     return PpoConfig.model_validate(
         {
-            "environment": {"task": task, "num_envs": options.num_envs, "num_threads": options.num_threads},
+            "environment": {
+                "task": task,
+                **{name: getattr(options, name) for name in ("num_envs", "num_threads", "num_groups")},
+            },
             "training_core": {"horizon": options.horizon, "num_epochs": 4},
             "architecture": preset.architecture,
             "evaluation": {"eval_interval": 0},
@@ -120,16 +123,20 @@ def config_of(task: str, options: argparse.Namespace) -> PpoConfig:
     )
 
 
-def make_env(config: PpoConfig, runtime: Runtime) -> VectorEnv:
+def make_env(config: PpoConfig, runtime: Runtime, num_groups: int | None = None) -> VectorEnv:
     environment = config.environment
     return make_vector_env(
-        environment.task, environment.num_envs, runtime.seeds.environment, num_threads=environment.num_threads
+        environment.task,
+        environment.num_envs,
+        runtime.seeds.environment,
+        num_threads=environment.num_threads,
+        num_groups=environment.num_groups if num_groups is None else num_groups,
     )
 
 
 def envpool_rate(config: PpoConfig, runtime: Runtime, seconds: float) -> float:
     """Steps per second of the bare pool, made and threaded as the trainer's is."""
-    env = make_env(config, runtime)
+    env = make_env(config, runtime, num_groups=1)
     env.reset()
     group, _ = env.groups[0]
     pool, actions = group._pool, group._actions._buffer.copy()
@@ -227,6 +234,7 @@ def main() -> None:
     parser.add_argument("--num-envs", type=int, default=64)
     parser.add_argument("--horizon", type=int, default=32)
     parser.add_argument("--num-threads", type=int, default=0, help="of the pool; 0 leaves it to the trainer")
+    parser.add_argument("--num-groups", type=int, default=1, help="that step in turns; envpool alone steps as one")
     parser.add_argument("--device", default="cpu", help="where networks are: cpu or cuda")
     parser.add_argument("--precision", default="float32", help="of the hidden layers: float32 or bf16")
     parser.add_argument("--torch-threads", type=int, default=1, help="of networks on the CPU")
