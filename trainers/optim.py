@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FlatAdam", "clip_grad_norm_", "linear_anneal"]
+__all__ = ["FlatAdam", "clip_grad_norm_", "linear_anneal", "minimize"]
 
 BETA_1: Final = 0.9
 BETA_2: Final = 0.999
@@ -19,9 +19,10 @@ BETA_2: Final = 0.999
 class FlatAdam:
     """Adam over parameters that lie side by side in one tensor, their gradients in another.
 
-    Clearing, clipping and stepping are then a handful of operations however many layers there are, and the fused
-    kernel runs once per group. The parameters given become views: move them to their device first, and replace
-    neither their data nor their gradients afterwards (loading a state dict copies in place, which is fine).
+    Clearing, clipping and stepping are then a handful of operations however many layers there are. torch's fused kernel
+    runs once per group, called as `torch.optim.Adam` calls it but without what that does around it, which for small
+    networks takes several times as long. The parameters given become views: move them to their device first, and
+    replace neither their data nor their gradients afterwards (loading a state dict copies in place, which is fine).
 
         m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  p = p - lr m / (1 - b1^n) / (sqrt(v / (1 - b2^n)) + eps)
 
@@ -33,6 +34,10 @@ class FlatAdam:
         eps: Adam's epsilon.
         max_grad_norm: longer gradients, over all groups together, are scaled to this norm.
         mean_over_ranks: averages a tensor over the processes that train together; None for a process alone.
+
+    Attributes:
+        parameters: all of them, in their order.
+        gradient_P: what a backward pass adds their gradients to.
 
     Source:
         Kingma and Ba 2015, Adam: A Method for Stochastic Optimization, algorithm 1.
@@ -52,12 +57,12 @@ class FlatAdam:
         self.parameters = [parameter for group in members for parameter in group]
         with torch.no_grad():
             self._flat_P = torch.cat([parameter.reshape(-1) for parameter in self.parameters])
-        self._grad_P, self._m_P, self._v_P = (torch.zeros_like(self._flat_P) for _ in range(3))
+        self.gradient_P, self._m_P, self._v_P = (torch.zeros_like(self._flat_P) for _ in range(3))
         sizes = [sum(parameter.numel() for parameter in group) for group in members]
         self._slices = [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
         self._num_steps_G = torch.zeros(len(members), device=self._flat_P.device)
         self._rate_P = torch.zeros_like(self._flat_P)
-        self._adam = self._make_adam(learning_rates)
+        self._rate_G = torch.zeros_like(self._num_steps_G)
         self.set_learning_rates(learning_rates)
         self._alias()
 
@@ -67,9 +72,7 @@ class FlatAdam:
         Returns:
             The norm of the gradient before clipping, 0-d; not finite if the gradient is not.
         """
-        self._grad_P.zero_()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return self.step_(self._grad_P, loss.detach())
+        return minimize([self], [loss])[0]
 
     def views(self) -> list[Tensor]:
         """The parameters as plain tensors: what a functional call differentiates by."""
@@ -92,20 +95,13 @@ class FlatAdam:
         if torch.compiler.is_compiling():
             self._step_written_out(gradient_P, is_finite)
             return norm
-        if gradient_P is not self._grad_P:
-            self._grad_P.copy_(gradient_P)
-        # the fused kernel reads it on the device, as for a gradient scaler, and takes no step where it is 1
-        self._adam.found_inf = (~is_finite).float()  # type: ignore[attr-defined]
-        self._adam.step()
+        self._step_fused(gradient_P, is_finite)
         return norm
 
     def set_learning_rates(self, rates: Sequence[float]) -> None:
         """Give every group its rate, in their order."""
-        for place, group, rate in zip(self._slices, self._adam.param_groups, rates, strict=True):
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+        for place, held, rate in zip(self._slices, self._rate_G.unbind(), rates, strict=True):
+            held.fill_(rate)
             self._rate_P[place].fill_(rate)
 
     def state_dict(self) -> dict[str, Any]:
@@ -129,20 +125,28 @@ class FlatAdam:
             old.copy_(torch.where(is_finite, new, old))
         self._num_steps_G.add_(is_finite)
 
-    def _make_adam(self, rates: Sequence[float]) -> torch.optim.Adam:
-        """torch's fused kernel, on our memory."""
-        is_on_gpu = self._flat_P.is_cuda
-        parts = [nn.Parameter(self._flat_P[place]) for place in self._slices]
-        groups = [
-            {"params": [part], "lr": torch.tensor(rate, device=part.device) if is_on_gpu else rate}
-            for part, rate in zip(parts, rates, strict=True)
-        ]
-        optimizer = torch.optim.Adam(groups, betas=(BETA_1, BETA_2), eps=self._eps, fused=True, capturable=is_on_gpu)
-        for part, place, num_steps in zip(parts, self._slices, self._num_steps_G.unbind(), strict=True):
-            part.grad = self._grad_P[place]
-            moments = {"exp_avg": self._m_P[place], "exp_avg_sq": self._v_P[place]}
-            optimizer.state[part] = {"step": num_steps, **moments}
-        return optimizer
+    def _step_fused(self, gradient_P: Tensor, is_finite: Tensor) -> None:
+        """By torch's kernel, which reads on the device, as for a gradient scaler, that it shall take no step."""
+        found_inf = (~is_finite).float()
+        self._num_steps_G.add_(is_finite)
+        for place, num_steps, rate in zip(self._slices, self._num_steps_G.unbind(), self._rate_G.unbind(), strict=True):
+            torch._fused_adam_(
+                [self._flat_P[place]],
+                [gradient_P[place]],
+                [self._m_P[place]],
+                [self._v_P[place]],
+                [],
+                [num_steps],
+                lr=rate,
+                beta1=BETA_1,
+                beta2=BETA_2,
+                weight_decay=0.0,
+                eps=self._eps,
+                amsgrad=False,
+                maximize=False,
+                grad_scale=None,
+                found_inf=found_inf,
+            )
 
     def _placed(self) -> list[tuple[slice, nn.Parameter]]:
         ends = accumulate(parameter.numel() for parameter in self.parameters)
@@ -154,7 +158,21 @@ class FlatAdam:
     def _alias(self) -> None:
         for place, parameter in self._placed():
             parameter.data = self._flat_P[place].view_as(parameter)
-            parameter.grad = self._grad_P[place].view_as(parameter)
+            parameter.grad = self.gradient_P[place].view_as(parameter)
+
+
+def minimize(optimizers: Sequence[FlatAdam], losses: Sequence[Tensor]) -> list[Tensor]:
+    """Take a step down each loss by its own optimiser, in one backward pass; no parameter has a part in two losses.
+
+    Returns:
+        Of each: the norm of the gradient before clipping, 0-d; not finite, and nothing changed, if the gradient is not.
+    """
+    for optimizer in optimizers:
+        optimizer.gradient_P.zero_()
+    torch.autograd.backward(list(losses))
+    return [
+        optimizer.step_(optimizer.gradient_P, loss.detach()) for optimizer, loss in zip(optimizers, losses, strict=True)
+    ]
 
 
 def clip_grad_norm_(gradient: Tensor, max_norm: float) -> Tensor:

@@ -91,17 +91,12 @@ def explained_variance(value_B: Tensor, target_B: Tensor, valid_B: Tensor | None
     assert value_B.shape == target_B.shape
     with torch.no_grad():
         counts_B = torch.ones_like(target_B, dtype=torch.bool) if valid_B is None else valid_B > 0
-        error_B = target_B - value_B
         # not only by a variance above 0: that of equal numbers, whose mean is rounded, may be; and that of small ones
         # may round to 0
         lowest = torch.where(counts_B, target_B, torch.inf).amin()
         highest = torch.where(counts_B, target_B, -torch.inf).amax()
-        variance = _variance(target_B, counts_B)
-        explained = 1.0 - _variance(error_B, counts_B) / variance
+        both_2B = torch.stack([target_B - value_B, target_B])
+        mean_21 = both_2B.masked_fill(~counts_B, 0.0).sum(1, keepdim=True) / counts_B.sum()
+        error, total = (both_2B - mean_21).masked_fill(~counts_B, 0.0).square().sum(1)
+        explained = 1.0 - error / total
         return torch.where((highest > lowest) & explained.isfinite(), explained, torch.nan)
-
-
-def _variance(x_B: Tensor, counts_B: Tensor) -> Tensor:
-    count = counts_B.sum()
-    mean = torch.where(counts_B, x_B, 0.0).sum() / count
-    return torch.where(counts_B, x_B - mean, 0.0).square().sum() / count

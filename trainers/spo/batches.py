@@ -3,11 +3,12 @@
 Cached: the whole replay is judged once per update, and single steps are drawn from it; a gradient step then costs one
 forward and one backward pass of the online networks. In sequences, as in the reference: runs of steps are drawn, and
 judged at each gradient step by the target networks as they are by then.
-Shapes: F filled slots, T horizon, S = T + 1, N environments, X = F * T * N, B rows, L steps of a sequence, P policy
-parameters.
+Shapes: F filled slots, T horizon, S = T + 1, N environments, X = F * T * N, B rows, G minibatches, L steps of a
+sequence, P policy parameters.
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ from trainers.spo.step import Batch
 from trainers.spo.targets import stream_targets
 
 __all__ = ["Batches"]
+
+GATHERED: Final = 8
+"""Minibatches that are gathered at once: as many calls less for each."""
 
 
 class Batches:
@@ -58,10 +62,12 @@ class Batches:
         action, weight, advantage, log_prior = (part[filled].flatten(0, 2) for part in kept.of_search())
         obs = replay.obs[filled, :-1].flatten(0, 2)
         target_X, params_XP = self._value_targets(replay).flatten(), self._params(obs)
+        parts = (obs, action, weight, advantage, log_prior, target_X, params_XP)
         valid_B = torch.ones(size, device=obs.device)
-        for index_B in replay.draw_steps(self._num_steps, size, self._generator):
-            parts = (obs, action, weight, advantage, log_prior, target_X, params_XP)
-            yield Batch._make([*(part.index_select(0, index_B) for part in parts), valid_B])
+        for index_GB in torch.split(replay.draw_steps(self._num_steps, size, self._generator), GATHERED):
+            drawn = [torch.split(part.index_select(0, index_GB.flatten()), size) for part in parts]
+            for rows in zip(*drawn, strict=True):
+                yield Batch._make([*rows, valid_B])
 
     def _value_targets(self, replay: Replay) -> Tensor:
         """What the critic shall learn of all that is kept; [F, T, N]."""

@@ -26,21 +26,23 @@ class Duals(nn.Module):
 
     def __init__(self, fixed: Mapping[str, float] | None = None, **initial: tuple[float, int]) -> None:
         super().__init__()
-        raw = {name: torch.full((size,), _inverse_softplus(value)) for name, (value, size) in initial.items()}
-        self.raw = nn.ParameterDict({name: nn.Parameter(tensor) for name, tensor in raw.items()})
+        self._sizes = {name: size for name, (_, size) in initial.items()}
+        # side by side: each gradient step computes them all
+        raw = [torch.full((size,), _inverse_softplus(value)) for value, size in initial.values()]
+        self.raw = nn.Parameter(torch.cat(raw))
+        self._fixed = tuple(fixed or ())
         for name, value in (fixed or {}).items():
             self.register_buffer(name, torch.tensor([value]))
 
     def forward(self) -> dict[str, Tensor]:
         """The multipliers, one number per dimension."""
-        learnt = {name: functional.softplus(raw) + LEAST for name, raw in self.raw.items()}
-        return learnt | dict(self.named_buffers())
+        parts = torch.split(functional.softplus(self.raw) + LEAST, list(self._sizes.values()))
+        return dict(zip(self._sizes, parts, strict=True)) | {name: getattr(self, name) for name in self._fixed}
 
     @torch.no_grad()
     def clamp_(self) -> None:
         """Keep what is learnt where it can still be learnt; call it after every step."""
-        for tensor in self.raw.values():
-            tensor.clamp_(min=LEAST_RAW)
+        self.raw.clamp_(min=LEAST_RAW)
 
 
 def _inverse_softplus(value: float) -> float:

@@ -1,7 +1,12 @@
-"""What SPO minimises: the temperature's dual (E-step), the policy under its trust region (M-step), and the critic.
+"""What SPO minimises, row by row: the policy, its distances from where the trust region is, and what the search gained.
 
-Every mean is over the valid rows of a minibatch: `valid_B` is 1 for them and 0 for dummies.
-Shapes: B minibatch, K atoms, M futures, P policy parameters, A action dimensions or 1.
+    minimise over the networks     -mean_B sum_k w_k log pi(a_k) + sum_c sg(alpha_c) KL_c,     1/2 mean_B (V - y)^2
+    minimise over each multiplier  its dual, of which the slope is the slack:  epsilon - KL
+
+The KL of the temperature is that of the search from its prior; those of the alphas are the policy's from the target
+policy's. All are means over the valid rows of a minibatch.
+Shapes: B minibatch, K atoms, M futures, P policy parameters, A action dimensions, C constraints of the policy, X
+columns.
 Source: Abdolmaleki et al. 2018, Maximum a Posteriori Policy Optimisation; Macfarlane et al. 2024, SPO, section 4.
 """
 
@@ -13,54 +18,46 @@ from torch import Tensor
 
 from trainers.spo.policies import SearchPolicy
 
-__all__ = [
-    "MStep",
-    "Temperature",
-    "critic_loss",
-    "discrete_m_step",
-    "entropy_of_choices",
-    "entropy_of_gaussian",
-    "gaussian_m_step",
-    "mean",
-    "temperature_loss",
-]
+__all__ = ["EStep", "MStep", "discrete_m_step", "e_step", "gaussian_m_step", "mean"]
 
 HALF_LOG_2_PI_E: Final = 0.5 * math.log(2 * math.pi * math.e)
 
 
-class Temperature(NamedTuple):
-    """The temperature's loss, and how far the search moved away from the policy; 0-d each."""
+class EStep(NamedTuple):
+    """What a search came to at a temperature; [B] each, without gradient.
 
-    loss: Tensor
+    Attributes:
+        log_mean: log sum_m p_m exp(A_m / eta).
+        kl: how far its weights are from the policy's.
+    """
+
+    log_mean: Tensor
     kl: Tensor
 
 
 class MStep(NamedTuple):
-    """The policy's losses; 0-d each.
+    """What the policy learns from.
 
     Attributes:
-        policy: weighted maximum likelihood of the search's actions.
-        trust: the KL from the target policy, times its multiplier; only the policy learns from it.
-        alpha: the same for the multipliers; only they learn from it.
-        kl: KL(target || online).
+        log_likelihood: of the search's weighted actions; [B].
+        kl: from the target policy to this one, a column for each constraint; [B, C].
+        entropy: of the policy, without gradient; [B].
     """
 
-    policy: Tensor
-    trust: Tensor
-    alpha: Tensor
+    log_likelihood: Tensor
     kl: Tensor
+    entropy: Tensor
 
 
-def mean(x_B: Tensor, valid_B: Tensor) -> Tensor:
-    """Mean over valid rows, along the first dimension; what dummies hold, NaN included, does not matter."""
-    weight_B = valid_B.view(-1, *[1] * (x_B.ndim - 1))
-    return torch.where(weight_B > 0, x_B, 0.0).sum(0) / valid_B.sum().clamp(min=1.0)
+def mean(x_BX: Tensor, valid_B: Tensor) -> Tensor:
+    """Mean over valid rows, of each column; what dummies hold, NaN included, does not matter."""
+    share_B = valid_B / valid_B.sum().clamp(min=1.0)
+    return share_B @ x_BX.masked_fill((valid_B == 0).unsqueeze(-1), 0.0)
 
 
-def temperature_loss(
-    advantage_BM: Tensor, log_prior_BM: Tensor, temperature: Tensor, epsilon: float, valid_B: Tensor
-) -> Temperature:
-    """Find the temperature at which the search is `epsilon` away from the policy.
+@torch.no_grad()
+def e_step(advantage_BM: Tensor, log_prior_BM: Tensor, temperature: Tensor) -> EStep:
+    """Say what the temperature's dual and its slope are made of.
 
         L  = eta (epsilon + mean_B log sum_m p_m exp(A_m / eta))         p_m = 1 / M where futures were drawn
         KL = mean_B sum_m u_m log(u_m / p_m),   u = softmax(log p + A / eta)
@@ -68,34 +65,22 @@ def temperature_loss(
     dL / d eta = epsilon - KL, so that it stands still where KL = epsilon.
     """
     score_BM = log_prior_BM + advantage_BM / temperature
-    loss = temperature * (epsilon + mean(torch.logsumexp(score_BM, -1), valid_B))
-    with torch.no_grad():
-        log_u_BM = score_BM.log_softmax(-1)
-        u_BM = log_u_BM.exp()
-        kl_B = torch.where(u_BM > 0, u_BM * (log_u_BM - log_prior_BM), 0.0).sum(-1)
-        kl = mean(kl_B, valid_B)
-    return Temperature(loss, kl)
+    log_u_BM = score_BM.log_softmax(-1)
+    log_mean_B = score_BM.amax(-1) - log_u_BM.amax(-1)
+    # nothing, not -inf less -inf, for what is impossible
+    gained_BM = (log_u_BM - log_prior_BM).nan_to_num(0.0)
+    return EStep(log_mean_B, (log_u_BM.exp() * gained_BM).sum(-1))
 
 
 def discrete_m_step(
-    policy: SearchPolicy,
-    params_BP: Tensor,
-    target_params_BP: Tensor,
-    action_BK: Tensor,
-    weight_BK: Tensor,
-    alpha: Tensor,
-    epsilon: float,
-    valid_B: Tensor,
+    policy: SearchPolicy, params_BP: Tensor, target_params_BP: Tensor, action_BK: Tensor, weight_BK: Tensor
 ) -> MStep:
-    """Learn a choice.
-
-    L_pi = -mean_B sum_k w_k log pi(a_k)        KL = mean_B sum_a pi_target (log pi_target - log pi)
-    L_KL = sg(alpha) KL                         L_alpha = alpha (epsilon - sg(KL))
-    """
-    log_prob_BK = policy.log_prob(params_BP, action_BK)
-    policy_loss = -mean((weight_BK * log_prob_BK).sum(-1), valid_B)
-    kl = mean((target_params_BP.exp() * (target_params_BP - params_BP)).sum(-1), valid_B)
-    return MStep(policy_loss, alpha.detach() * kl, alpha * (epsilon - kl.detach()), kl.detach())
+    """Learn a choice, under one constraint: KL = sum_a pi_target (log pi_target - log pi)."""
+    log_likelihood_B = (weight_BK * policy.log_prob(params_BP, action_BK)).sum(-1)
+    kl_B1 = (target_params_BP.exp() * (target_params_BP - params_BP)).sum(-1, keepdim=True)
+    with torch.no_grad():
+        entropy_B = -(params_BP.exp() * params_BP).sum(-1)
+    return MStep(log_likelihood_B, kl_B1, entropy_B)
 
 
 def gaussian_m_step(
@@ -104,48 +89,25 @@ def gaussian_m_step(
     target_params_BP: Tensor,
     action_BKA: Tensor,
     weight_BK: Tensor,
-    alpha_mean_A: Tensor,
-    alpha_std_A: Tensor,
-    epsilon_mean: float,
-    epsilon_std: float,
-    valid_B: Tensor,
+    *,
+    is_per_dimension: bool,
 ) -> MStep:
     """Learn means and deviations, each with the other held at the target's: neither can hide behind the other.
 
-        L_mu = -mean_B sum_k w_k log p(a_k; mu, std_target)     KL_mu  = (mu_target - mu)^2 / (2 std_target^2)
-        L_sd = -mean_B sum_k w_k log p(a_k; mu_target, std)     KL_sd  = log(std / std_target)
-                                                                         + std_target^2 / (2 std^2) - 1/2
+        log p(a_k; mu, std_target)       KL_mu = (mu_target - mu)^2 / (2 std_target^2)
+        log p(a_k; mu_target, std)       KL_sd = log(std / std_target) + std_target^2 / (2 std^2) - 1/2
 
-    The KLs are means over the rows; each dimension has its own multipliers, or one serves their sum.
+    Constraints: all means, then all deviations, each dimension for itself or their sums. The entropy is that of the
+    variables before they are squashed.
     """
     mean_BA, std_BA = params_BP.chunk(2, -1)
     target_mean_BA, target_std_BA = target_params_BP.chunk(2, -1)
     log_prob_BK = policy.log_prob(torch.cat([mean_BA, target_std_BA], -1), action_BKA)
     log_prob_BK = log_prob_BK + policy.log_prob(torch.cat([target_mean_BA, std_BA], -1), action_BKA)
-    policy_loss = -mean((weight_BK * log_prob_BK).sum(-1), valid_B)
-
-    kl_mean_A = mean(((target_mean_BA - mean_BA) / target_std_BA).square() / 2, valid_B)
+    kl_mean_BA = ((target_mean_BA - mean_BA) / target_std_BA).square() / 2
     ratio_BA = target_std_BA / std_BA
-    kl_std_A = mean((ratio_BA.square() - 1) / 2 - ratio_BA.log(), valid_B)
-    trust, alpha = torch.zeros_like(policy_loss), torch.zeros_like(policy_loss)
-    for kl_A, alpha_A, epsilon in ((kl_mean_A, alpha_mean_A, epsilon_mean), (kl_std_A, alpha_std_A, epsilon_std)):
-        constrained_A = kl_A if alpha_A.numel() > 1 else kl_A.sum(0, keepdim=True)
-        trust = trust + (alpha_A.detach() * constrained_A).sum()
-        alpha = alpha + (alpha_A * (epsilon - constrained_A.detach())).sum()
-    return MStep(policy_loss, trust, alpha, (kl_mean_A + kl_std_A).sum().detach())
-
-
-def critic_loss(value_B: Tensor, target_B: Tensor, valid_B: Tensor) -> Tensor:
-    """Half the mean squared error."""
-    return 0.5 * mean((value_B - target_B).square(), valid_B)
-
-
-def entropy_of_choices(params_BP: Tensor) -> Tensor:
-    """-sum p log p; [B]."""
-    return -(params_BP.exp() * params_BP).sum(-1)
-
-
-def entropy_of_gaussian(params_BP: Tensor) -> Tensor:
-    """Of the variables before they are squashed: sum of log(std sqrt(2 pi e)); [B]."""
-    std_BA = params_BP.chunk(2, -1)[1]
-    return (std_BA.log() + HALF_LOG_2_PI_E).sum(-1)
+    kls = (kl_mean_BA, (ratio_BA.square() - 1) / 2 - ratio_BA.log())
+    kl_BC = torch.cat(kls if is_per_dimension else [kl_BA.sum(-1, keepdim=True) for kl_BA in kls], -1)
+    with torch.no_grad():
+        entropy_B = (std_BA.log() + HALF_LOG_2_PI_E).sum(-1)
+    return MStep((weight_BK * log_prob_BK).sum(-1), kl_BC, entropy_B)

@@ -2,10 +2,10 @@
 
 In two forms that agree: by autograd on modules, the fastest as plain calls; and as a pure function, which can be
 compiled or captured whole: gather, forward, backward, clip and Adam become one.
-Shapes: B minibatch, K atoms, M futures, P policy parameters, X rows to choose from.
+Shapes: B minibatch, K atoms, M futures, P policy parameters, C constraints of the policy.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import torch
@@ -14,19 +14,10 @@ from torch.func import functional_call, grad_and_value
 
 from trainers.config import SpoSection
 from trainers.networks import ActorCritic
-from trainers.optim import FlatAdam
+from trainers.optim import FlatAdam, minimize
 from trainers.returns import explained_variance
 from trainers.spo.duals import Duals
-from trainers.spo.losses import (
-    MStep,
-    critic_loss,
-    discrete_m_step,
-    entropy_of_choices,
-    entropy_of_gaussian,
-    gaussian_m_step,
-    mean,
-    temperature_loss,
-)
+from trainers.spo.losses import MStep, discrete_m_step, e_step, gaussian_m_step, mean
 from trainers.spo.policies import SearchPolicy
 
 __all__ = ["STEP_METRICS", "Batch", "GradientStep", "Optimizers"]
@@ -113,6 +104,8 @@ class GradientStep:
         self._network, self._duals, self._policy = network, duals, policy
         self._optimizers, self._config = optimizers, config
         self._is_choice = policy.action_shape == ()
+        self._alphas = ("alpha",) if self._is_choice else ("alpha_mean", "alpha_stddev")
+        self._epsilon_C = _bounds(duals, self._alphas, config)
         names = {parameter: f"network.{name}" for name, parameter in network.named_parameters()}
         names |= {parameter: f"duals.{name}" for name, parameter in duals.named_parameters()}
         self._names = [[names[parameter] for parameter in optimizer.parameters] for optimizer in optimizers]
@@ -120,8 +113,7 @@ class GradientStep:
     def by_autograd(self, batch: Batch) -> Tensor:
         """Learn from these rows; returns STEP_METRICS."""
         losses = self._losses(self._network, self._duals(), batch)
-        norms = [optimizer.minimize(loss) for optimizer, loss in zip(self._optimizers, losses[:3], strict=True)]
-        return self._finish(losses.metrics, norms)
+        return self._finish(losses.metrics, minimize(self._optimizers, losses[:3]))
 
     def by_function(self, *batch: Tensor) -> Tensor:
         """The same, of a batch's parts, as a pure function but for the parameters, which are moved in place."""
@@ -152,38 +144,54 @@ class GradientStep:
         self, network: Callable[[Tensor], tuple[Tensor, Tensor]], duals: dict[str, Tensor], batch: Batch
     ) -> _Losses:
         outputs, value_B = network(batch.obs)
-        params_BP = self._policy.params(outputs)
-        m_step = self._m_step(params_BP, duals, batch)
-        critic = critic_loss(value_B, batch.value_target, batch.valid)
-        temperature = duals["temperature"].squeeze(0)
-        e_step = temperature_loss(batch.advantage, batch.log_prior, temperature, self._config.epsilon, batch.valid)
-        actor_loss, dual_loss = m_step.policy + m_step.trust, m_step.alpha + e_step.loss
-        entropy_B = entropy_of_choices(params_BP) if self._is_choice else entropy_of_gaussian(params_BP)
+        m_step = self._m_step(self._policy.params(outputs), batch)
+        temperature, alpha_C = duals["temperature"].squeeze(0), torch.cat([duals[name] for name in self._alphas])
+        search = e_step(batch.advantage, batch.log_prior, temperature)
+        # before it is squared: what a dummy's target is must not come back as a gradient
+        error_B = (value_B - batch.value_target).masked_fill(batch.valid == 0, 0.0)
+        columns = (m_step.log_likelihood, error_B.square(), m_step.entropy, search.log_mean, search.kl)
+        means = mean(torch.cat([torch.stack(columns, 1), m_step.kl], 1), batch.valid)
+        log_likelihood, squared_error, entropy, log_mean, search_kl = means[:5].unbind()
+        kl_C = means[5:]
+        critic_loss = 0.5 * squared_error
+        actor_loss = (alpha_C.detach() * kl_C).sum() - log_likelihood
+        alpha_loss = (alpha_C * (self._epsilon_C - kl_C.detach())).sum()
+        # its slope is the dual's; its value is not
+        temperature_loss = temperature * (self._config.epsilon - search_kl).detach()
+        kl = kl_C.sum()
+        dual = temperature * (self._config.epsilon + log_mean)
         metrics = (
-            m_step.policy,
-            critic,
-            mean(entropy_B, batch.valid),
-            m_step.kl,
+            -log_likelihood,
+            critic_loss,
+            entropy,
+            kl,
             explained_variance(value_B, batch.value_target, batch.valid),
             temperature,
-            duals["alpha" if self._is_choice else "alpha_mean"].mean(),
-            e_step.kl,
-            m_step.kl,
-            e_step.loss,
-            m_step.alpha,
-            actor_loss + dual_loss,
+            duals[self._alphas[0]].mean(),
+            search_kl,
+            kl,
+            dual,
+            alpha_loss,
+            actor_loss + alpha_loss + dual,
         )
-        return _Losses(actor_loss, critic, dual_loss, torch.stack([metric.detach() for metric in metrics]))
+        reported = torch.stack([metric.detach() for metric in metrics])
+        return _Losses(actor_loss, critic_loss, alpha_loss + temperature_loss, reported)
 
-    def _m_step(self, params_BP: Tensor, duals: dict[str, Tensor], batch: Batch) -> MStep:
-        config = self._config
-        shared = (self._policy, params_BP, batch.target_params, batch.action, batch.weight)
+    def _m_step(self, params_BP: Tensor, batch: Batch) -> MStep:
+        given = (self._policy, params_BP, batch.target_params, batch.action, batch.weight)
         if self._is_choice:
-            return discrete_m_step(*shared, duals["alpha"].squeeze(0), config.epsilon_policy, batch.valid)
-        multipliers = (duals["alpha_mean"], duals["alpha_stddev"])
-        return gaussian_m_step(*shared, *multipliers, config.epsilon_mean, config.epsilon_stddev, batch.valid)
+            return discrete_m_step(*given)
+        return gaussian_m_step(*given, is_per_dimension=self._config.per_dim_constraining)
 
     def _finish(self, metrics: Tensor, norms: list[Tensor]) -> Tensor:
         self._duals.clamp_()
         norm_3 = torch.stack(norms)
         return torch.cat([metrics, norm_3, torch.linalg.vector_norm(norm_3).unsqueeze(0)])
+
+
+def _bounds(duals: Duals, alphas: Sequence[str], config: SpoSection) -> Tensor:
+    """epsilon of each constraint of the policy, in the order of its multipliers."""
+    given = {"alpha": config.epsilon_policy, "alpha_mean": config.epsilon_mean, "alpha_stddev": config.epsilon_stddev}
+    with torch.no_grad():
+        multipliers = duals()
+    return torch.cat([torch.full_like(multipliers[name], given[name]) for name in alphas])
