@@ -27,10 +27,10 @@ REFERENCE: Final = (
     *("--spo.replay-size", "65536", "--spo.targets", "sequences", "--spo.batch-size", "1024"),
     *("--spo.sequence-length", "32", "--spo.replay-ratio", "64", "--spo.target-update", "0.005"),
     *("--spo.init-temperature", "3", "--spo.epsilon-policy", "1e-3", "--optimization.dual-lr", "1e-3"),
-    *("--optimization.actor-lr", "3e-4", "--optimization.critic-lr", "3e-4", "--search.mode", "particles"),
+    *("--optimization.actor-lr", "3e-4", "--optimization.critic-lr", "3e-4"),
 )
 """The hyperparameters of EdanToledo/Stoix @ 8fff19c, ff_spo, with 64 environments: 128 steps of 32 x 32 for each 2048
-collected. What search and losses compute stays ours."""
+collected. What search and losses compute stays ours; so does the tree, where particles are not asked for."""
 
 VARIANTS: Final[dict[str, tuple[str, ...]]] = {
     "preset": (),
@@ -46,7 +46,8 @@ VARIANTS: Final[dict[str, tuple[str, ...]]] = {
         *("--search.mode", "particles"),
         *("--search.reference", "readout", "resampler", "terminals", "lineage", "baseline"),
     ),
-    "reference": REFERENCE,
+    "reference": (*REFERENCE, "--search.mode", "particles"),
+    "reference-tree": REFERENCE,
 }
 """What is changed of configs/spo.yaml."""
 
