@@ -1,6 +1,6 @@
 """Optimiser, learning-rate schedule, gradient clipping.
 
-Shapes: P parameters, all in one row.
+Shapes: P parameters, all in one row, G groups of them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -62,7 +62,10 @@ class FlatAdam:
         self._slices = [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
         self._num_steps_G = torch.zeros(len(members), device=self._flat_P.device)
         self._rate_P = torch.zeros_like(self._flat_P)
-        self._rate_G = torch.zeros_like(self._num_steps_G)
+        # as torch.optim has it: on a GPU a tensor, which a captured step reads anew
+        self._rates: list[Tensor | float] = [
+            self._rate_P.new_tensor(rate) if self._rate_P.is_cuda else rate for rate in learning_rates
+        ]
         self.set_learning_rates(learning_rates)
         self._alias()
 
@@ -100,9 +103,13 @@ class FlatAdam:
 
     def set_learning_rates(self, rates: Sequence[float]) -> None:
         """Give every group its rate, in their order."""
-        for place, held, rate in zip(self._slices, self._rate_G.unbind(), rates, strict=True):
-            held.fill_(rate)
+        for group, (place, rate) in enumerate(zip(self._slices, rates, strict=True)):
             self._rate_P[place].fill_(rate)
+            held = self._rates[group]
+            if isinstance(held, Tensor):
+                held.fill_(rate)
+            else:
+                self._rates[group] = rate
 
     def state_dict(self) -> dict[str, Any]:
         """Moments and counts of steps; the parameters themselves belong to the network's."""
@@ -129,7 +136,7 @@ class FlatAdam:
         """By torch's kernel, which reads on the device, as for a gradient scaler, that it shall take no step."""
         found_inf = (~is_finite).float()
         self._num_steps_G.add_(is_finite)
-        for place, num_steps, rate in zip(self._slices, self._num_steps_G.unbind(), self._rate_G.unbind(), strict=True):
+        for place, num_steps, rate in zip(self._slices, self._num_steps_G.unbind(), self._rates, strict=True):
             torch._fused_adam_(
                 [self._flat_P[place]],
                 [gradient_P[place]],
@@ -165,14 +172,13 @@ def minimize(optimizers: Sequence[FlatAdam], losses: Sequence[Tensor]) -> list[T
     """Take a step down each loss by its own optimiser, in one backward pass; no parameter has a part in two losses.
 
     Returns:
-        Of each: the norm of the gradient before clipping, 0-d; not finite, and nothing changed, if the gradient is not.
+        Of each: the norm of the gradient before clipping, 0-d. Where it or the loss is not finite, nothing is changed.
     """
-    for optimizer in optimizers:
+    pairs = list(zip(optimizers, losses, strict=True))
+    for optimizer, _ in pairs:
         optimizer.gradient_P.zero_()
     torch.autograd.backward(list(losses))
-    return [
-        optimizer.step_(optimizer.gradient_P, loss.detach()) for optimizer, loss in zip(optimizers, losses, strict=True)
-    ]
+    return [optimizer.step_(optimizer.gradient_P, loss.detach()) for optimizer, loss in pairs]
 
 
 def clip_grad_norm_(gradient: Tensor, max_norm: float) -> Tensor:

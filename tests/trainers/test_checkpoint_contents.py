@@ -130,12 +130,12 @@ def test_anything_but_plain_data_is_refused_and_not_executed(
 
 @pytest.mark.parametrize("values", [[1], {"format": 3}, {"format": 2}, {**vars(captured(run_state())), "format": 99}])
 def test_other_formats_are_refused(values: object) -> None:
-    with pytest.raises(CheckpointError, match=r"some\.pt: got a checkpoint of format .*; expected format 3\."):
+    with pytest.raises(CheckpointError, match=r"some\.pt: got a checkpoint of format .*; expected format 4\."):
         decode(saved(values), "some.pt")
 
 
 def test_checkpoint_of_another_format_says_whose_it_is_and_what_to_do() -> None:
     values = {**vars(captured(run_state())), "format": 1, "versions": {"rltelemetry": "0.0.9"}}
-    told = r"got a checkpoint of format 1, saved by rltelemetry 0\.0\.9; expected format 3\. Train again, or resume"
+    told = r"got a checkpoint of format 1, saved by rltelemetry 0\.0\.9; expected format 4\. Train again, or resume"
     with pytest.raises(CheckpointError, match=told):
         decode(saved(values), "some.pt")

@@ -14,7 +14,7 @@ from trainers.errors import CheckpointError
 
 __all__ = ["Checkpoint", "decode", "encode"]
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """Raised when an older program could not read what is saved."""
 
 

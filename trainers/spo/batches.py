@@ -24,7 +24,7 @@ from trainers.spo.targets import stream_targets
 __all__ = ["Batches"]
 
 GATHERED: Final = 8
-"""Minibatches that are gathered at once: as many calls less for each."""
+"""Minibatches that are gathered at once, by a call for each part of them and not for each minibatch."""
 
 
 class Batches:
@@ -109,17 +109,16 @@ class Batches:
             gae_lambda=self._gae_lambda,
             follows_TN=goes_on_LB,
         )
-        action, weight, advantage, log_prior = (part[slot, t, env].flatten(0, 1) for part in kept.of_search())
-        return Batch(
-            obs=obs,
-            action=action,
-            weight=weight,
-            advantage=advantage,
-            log_prior=log_prior,
-            value_target=(value_LB + advantage_LB).flatten(),
-            target_params=self._params(obs),
-            valid=valid.flatten().float(),
-        )
+        searched = (part[slot, t, env].flatten(0, 1) for part in kept.of_search())
+        is_valid_B, value_target_B = valid.flatten(), (value_LB + advantage_LB).flatten()
+        rows = [part.index_select(0, _sound_rows(is_valid_B)) for part in (obs, *searched, value_target_B)]
+        return Batch._make([*rows, self._params(rows[0]), is_valid_B.float()])
 
     def _params(self, obs: Tensor) -> Tensor:
         return self._policy.params(self._target.policy(obs))
+
+
+def _sound_rows(is_valid_B: Tensor) -> Tensor:
+    """The rows' numbers, but for dummies that of a row that counts: no gradient may meet what a dummy holds."""
+    row_B = torch.arange(len(is_valid_B), device=is_valid_B.device)
+    return torch.where(is_valid_B, row_B, is_valid_B.int().argmax())

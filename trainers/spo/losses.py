@@ -1,10 +1,11 @@
-"""What SPO minimises, row by row: the policy, its distances from where the trust region is, and what the search gained.
+"""What SPO's losses are made of, row by row: how probable the search's actions are, how far the policy has moved, and
+how far the search was away from it.
 
     minimise over the networks     -mean_B sum_k w_k log pi(a_k) + sum_c sg(alpha_c) KL_c,     1/2 mean_B (V - y)^2
     minimise over each multiplier  its dual, of which the slope is the slack:  epsilon - KL
 
-The KL of the temperature is that of the search from its prior; those of the alphas are the policy's from the target
-policy's. All are means over the valid rows of a minibatch.
+The temperature's KL is that of the search from its prior, each alpha's a KL from the target policy to the policy. They
+are put together in `step`; every mean is over the rows of a minibatch that count.
 Shapes: B minibatch, K atoms, M futures, P policy parameters, A action dimensions, C constraints of the policy, X
 columns.
 Source: Abdolmaleki et al. 2018, Maximum a Posteriori Policy Optimisation; Macfarlane et al. 2024, SPO, section 4.
@@ -24,11 +25,11 @@ HALF_LOG_2_PI_E: Final = 0.5 * math.log(2 * math.pi * math.e)
 
 
 class EStep(NamedTuple):
-    """What a search came to at a temperature; [B] each, without gradient.
+    """What the futures of a search come to at a temperature; [B] each, without gradient.
 
     Attributes:
         log_mean: log sum_m p_m exp(A_m / eta).
-        kl: how far its weights are from the policy's.
+        kl: KL(u || p) of the futures, weighted by u = softmax(log p + A / eta), from their prior p.
     """
 
     log_mean: Tensor
@@ -50,14 +51,14 @@ class MStep(NamedTuple):
 
 
 def mean(x_BX: Tensor, valid_B: Tensor) -> Tensor:
-    """Mean over valid rows, of each column; what dummies hold, NaN included, does not matter."""
-    share_B = valid_B / valid_B.sum().clamp(min=1.0)
-    return share_B @ x_BX.masked_fill((valid_B == 0).unsqueeze(-1), 0.0)
+    """Mean of each column over the rows that count; the others must be finite."""
+    # no matrix product: on a GPU that would be rounded as those of networks are
+    return (x_BX * (valid_B / valid_B.sum().clamp(min=1.0)).unsqueeze(-1)).sum(0)
 
 
 @torch.no_grad()
 def e_step(advantage_BM: Tensor, log_prior_BM: Tensor, temperature: Tensor) -> EStep:
-    """Say what the temperature's dual and its slope are made of.
+    """What the temperature's dual and its slope are made of.
 
         L  = eta (epsilon + mean_B log sum_m p_m exp(A_m / eta))         p_m = 1 / M where futures were drawn
         KL = mean_B sum_m u_m log(u_m / p_m),   u = softmax(log p + A / eta)
@@ -75,7 +76,7 @@ def e_step(advantage_BM: Tensor, log_prior_BM: Tensor, temperature: Tensor) -> E
 def discrete_m_step(
     policy: SearchPolicy, params_BP: Tensor, target_params_BP: Tensor, action_BK: Tensor, weight_BK: Tensor
 ) -> MStep:
-    """Learn a choice, under one constraint: KL = sum_a pi_target (log pi_target - log pi)."""
+    """A choice, under one constraint: KL = sum_a pi_target (log pi_target - log pi)."""
     log_likelihood_B = (weight_BK * policy.log_prob(params_BP, action_BK)).sum(-1)
     kl_B1 = (target_params_BP.exp() * (target_params_BP - params_BP)).sum(-1, keepdim=True)
     with torch.no_grad():
@@ -92,7 +93,7 @@ def gaussian_m_step(
     *,
     is_per_dimension: bool,
 ) -> MStep:
-    """Learn means and deviations, each with the other held at the target's: neither can hide behind the other.
+    """Means and deviations, each with the other held at the target's: neither can hide behind the other.
 
         log p(a_k; mu, std_target)       KL_mu = (mu_target - mu)^2 / (2 std_target^2)
         log p(a_k; mu_target, std)       KL_sd = log(std / std_target) + std_target^2 / (2 std^2) - 1/2

@@ -2,7 +2,7 @@
 
 In two forms that agree: by autograd on modules, the fastest as plain calls; and as a pure function, which can be
 compiled or captured whole: gather, forward, backward, clip and Adam become one.
-Shapes: B minibatch, K atoms, M futures, P policy parameters, C constraints of the policy.
+Shapes: B minibatch, K atoms, A action dimensions, M futures, P policy parameters, C constraints of the policy.
 """
 
 from collections.abc import Callable, Sequence
@@ -57,7 +57,7 @@ class Batch(NamedTuple):
         log_prior: [B, M].
         value_target: [B].
         target_params: [B, P], of the target policy.
-        valid: [B], 1, or 0 for rows that must not count.
+        valid: [B], 1, or 0 for rows that must not count; they must be finite all the same.
     """
 
     obs: Tensor
@@ -147,9 +147,8 @@ class GradientStep:
         m_step = self._m_step(self._policy.params(outputs), batch)
         temperature, alpha_C = duals["temperature"].squeeze(0), torch.cat([duals[name] for name in self._alphas])
         search = e_step(batch.advantage, batch.log_prior, temperature)
-        # before it is squared: what a dummy's target is must not come back as a gradient
-        error_B = (value_B - batch.value_target).masked_fill(batch.valid == 0, 0.0)
-        columns = (m_step.log_likelihood, error_B.square(), m_step.entropy, search.log_mean, search.kl)
+        squared_error_B = (value_B - batch.value_target).square()
+        columns = (m_step.log_likelihood, squared_error_B, m_step.entropy, search.log_mean, search.kl)
         means = mean(torch.cat([torch.stack(columns, 1), m_step.kl], 1), batch.valid)
         log_likelihood, squared_error, entropy, log_mean, search_kl = means[:5].unbind()
         kl_C = means[5:]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from spo_parts import Parts
+from spo_parts import Parts, weights
 from torch import Tensor
 from torch.distributions import Categorical, Normal, kl_divergence
 
@@ -111,14 +111,17 @@ def test_alpha_rises_exactly_where_the_policy_has_moved_too_far(bound: float, ri
 
 
 def test_dummy_rows_move_nothing_whatever_they_hold() -> None:
-    (clean, batch), (poisoned, _) = moved("CartPole-v1"), moved("CartPole-v1")
-    valid = torch.tensor([1.0, 0.0]).repeat(len(batch.valid) // 2)
-    kept = Batch._make(part[valid > 0] for part in batch)
-    ruined = batch._replace(
-        value_target=torch.where(valid > 0, batch.value_target, math.nan),
-        advantage=torch.where(valid[:, None] > 0, batch.advantage, math.inf),
-        valid=valid,
-    )
-    torch.testing.assert_close(clean.spo._step.by_autograd(kept), poisoned.spo._step.by_autograd(ruined))
-    for mine, theirs in zip(clean.spo.network.parameters(), poisoned.spo.network.parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs)
+    clean, poisoned = (Parts("CartPole-v1", spo={"targets": "sequences", "sequence_length": 4}) for _ in range(2))
+    for parts in (clean, poisoned):
+        parts.update(5)
+        collect(parts.spo, parts.env, parts.storage, parts.episodes)
+        parts.spo._keep(parts.storage)
+    kept = poisoned.spo._replay.experience
+    for part in (kept.weight, kept.advantage, kept.log_prior, kept.reward):
+        part[~kept.valid] = math.nan
+    num_dummies = 0
+    for mine, theirs in zip(*(parts.spo._batches.draw(parts.spo._replay) for parts in (clean, poisoned)), strict=True):
+        num_dummies += int((mine.valid == 0).sum())
+        assert torch.equal(clean.spo._step.by_autograd(mine), poisoned.spo._step.by_autograd(theirs))
+    assert num_dummies > 0
+    assert torch.equal(weights(clean.spo), weights(poisoned.spo))
