@@ -31,8 +31,13 @@ def reached(path: Path) -> str:
     if not runs:
         return "# Not run yet."
     finals = [run["mean_return"][-1] for run in runs]
-    spread = f" +- {statistics.stdev(finals):.4g}" if len(finals) > 1 else ""
-    return f"# Reached: {statistics.mean(finals):.4g}{spread} with {len(runs)} seed{'s' * (len(runs) > 1)}"
+    spread = f" +- {number(statistics.stdev(finals))}" if len(finals) > 1 else ""
+    return f"# Reached: {number(statistics.mean(finals))}{spread} with {len(runs)} seed{'s' * (len(runs) > 1)}"
+
+
+def number(value: float) -> str:
+    """Four digits, and no exponent."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 @each_preset
