@@ -167,7 +167,8 @@ def comparison(results: dict[str, Runs]) -> None:
             medians.append(median_of(reached, runs))
             span = f"{reached[0]} to {reached[-1]}, {len(reached)} of {len(runs)}" if reached else "none reached it"
             cells += [f"{medians[-1]:.0f} ({span})", str(every)]
-        print(f"| {task} | {target:g} | {' | '.join(cells)} | {medians[1] / medians[0]:.1f} |")
+        ratio = "-" if medians[0] == float("inf") else f"{medians[1] / medians[0]:.1f}"
+        print(f"| {task} | {target:g} | {' | '.join(cells)} | {ratio} |")
 
 
 def median_of(reached: list[int], runs: Runs) -> float:
