@@ -111,7 +111,8 @@ class Batches:
         )
         searched = (part[slot, t, env].flatten(0, 1) for part in kept.of_search())
         is_valid_B, value_target_B = valid.flatten(), (value_LB + advantage_LB).flatten()
-        rows = [part.index_select(0, _sound_rows(is_valid_B)) for part in (obs, *searched, value_target_B)]
+        sound_B = _sound_rows(is_valid_B)
+        rows = [part.index_select(0, sound_B) for part in (obs, *searched, value_target_B)]
         return Batch._make([*rows, self._params(rows[0]), is_valid_B.float()])
 
     def _params(self, obs: Tensor) -> Tensor:
