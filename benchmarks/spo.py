@@ -28,6 +28,7 @@ from torch import Tensor
 
 from trainers.config import SpoConfig
 from trainers.envs import make_vector_env
+from trainers.optim import minimize
 from trainers.rollout import EpisodeStatistics, collect
 from trainers.runtime import prepare
 from trainers.spo import Spo
@@ -142,11 +143,7 @@ class Case:
             outputs, value = spo.network(obs)
             policy_loss = torch.nn.functional.cross_entropy(outputs, action)
             value_loss = (value - target).square().mean()
-            norms = [
-                optimizer.minimize(loss)
-                for optimizer, loss in zip(spo._optimizers[:2], (policy_loss, value_loss), strict=True)
-            ]
-            return norms[0]
+            return minimize(spo._optimizers[:2], (policy_loss, value_loss))[0]
 
         def run() -> None:
             for _ in range(steps):
