@@ -35,7 +35,7 @@ from rltelemetry.worker import Worker
 
 __all__ = ["Parts"]
 
-PRELOADED: Final = ("anyio._backends._asyncio", "certifi", "encodings.idna", "h11", "httpcore", "psutil", "sniffio")
+PRELOADED: Final = ("encodings.idna", "psutil")
 """What the worker's libraries load on first use, and the resolver's threads, which no gate keeps a fork away from. A
 fork while another thread imports leaves the child with an import lock that nobody releases."""
 

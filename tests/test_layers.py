@@ -122,9 +122,11 @@ def test_nothing_imports_the_testing_package_but_itself() -> None:
             assert not any(name.startswith("rltelemetry.testing") for name in imports_of(path)), path
 
 
-def test_httpx_is_imported_in_one_file() -> None:
-    users = [path.name for path in modules("rltelemetry") if "httpx" in imports_of(path)]
-    assert users == ["http.py"]
+def test_httpx_and_what_it_carries_are_known_in_one_place_each() -> None:
+    used = [
+        (name, path.name) for path in modules("rltelemetry") for name in ("h11", "httpx") if name in imports_of(path)
+    ]
+    assert sorted(used) == [("h11", "transport.py"), ("httpx", "http.py"), ("httpx", "transport.py")]
 
 
 def test_trainers_touch_telemetry_in_emit_and_cli_only() -> None:

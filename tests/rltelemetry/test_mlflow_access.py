@@ -58,7 +58,7 @@ def test_workspace_is_named_in_a_header() -> None:
 
 
 def test_plain_http_loads_no_certificates() -> None:
-    assert tls_context(Settings(tracking_uri="http://localhost:5000")) is False
+    assert tls_context(Settings(tracking_uri="http://localhost:5000")) is None
 
 
 def test_certificates_are_verified_unless_that_is_switched_off() -> None:

@@ -18,6 +18,7 @@ from rltelemetry.settings import Settings, resolve
 from rltelemetry.sinks.mlflow import client as client_module
 from rltelemetry.sinks.mlflow.client import CHUNK_BYTES, MAX_PARAM, MlflowClient
 from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict
+from rltelemetry.sinks.mlflow.transport import AsyncioTransport
 from rltelemetry.testing import FakeMlflow, MlflowServer, ToxicProxy
 from rltelemetry.types import MetricPoint
 
@@ -358,8 +359,9 @@ def test_closed_client_asks_nobody(fake_mlflow: FakeMlflow) -> None:
 
 
 def test_connection_is_kept_for_less_than_the_server_keeps_it() -> None:
-    pool = MlflowClient(Settings())._http._connected()._pool  # type: ignore[attr-defined]
-    assert pool._keepalive_expiry < 5.0
+    transport = MlflowClient(Settings())._http._connected()
+    assert isinstance(transport, AsyncioTransport)
+    assert transport._keepalive_s < 5.0
 
 
 def test_request_looks_for_no_module(fake_mlflow: FakeMlflow, monkeypatch: pytest.MonkeyPatch) -> None:

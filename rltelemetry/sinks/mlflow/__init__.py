@@ -1,4 +1,4 @@
-"""The MLflow sink: points and traces -> spool (sqlite) -> client (MLflow's API) -> http (httpx)."""
+"""The MLflow sink: points and traces -> spool -> client (MLflow's API) -> http (httpx) -> transport."""
 
 from rltelemetry.sinks.mlflow.alarm import Alarm
 from rltelemetry.sinks.mlflow.answers import (

@@ -1,4 +1,4 @@
-"""Requests and answers: one connection to one server. The only file that imports httpx.
+"""Requests and answers: one connection to one server, in httpx's terms, over a transport of our own.
 
 Nothing is raised: what keeps a request from being answered becomes an `Outcome`. No proxy, no redirect, and nothing of
 a request in anybody's log.
@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping
+from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ import httpx
 from rltelemetry.settings import Settings
 from rltelemetry.sinks.mlflow.access import request_headers, tls_context
 from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict, transport_failure
+from rltelemetry.sinks.mlflow.transport import AsyncioTransport
 
 __all__ = ["LOOPBACK", "Answer", "Body", "BodyError", "Http", "Transport"]
 
@@ -29,7 +31,7 @@ LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 Body = bytes | AsyncIterator[bytes]
 Transport = httpx.AsyncBaseTransport
-"""What stands in for the network in tests."""
+"""What carries requests: ours, or what stands in for the network in tests."""
 
 
 class BodyError(Exception):
@@ -101,7 +103,7 @@ class Http:
                 return await self._put(
                     httpx.Request(
                         method,
-                        self.base_uri + route,
+                        _parsed(self.base_uri + route),
                         params=query,
                         content=body,
                         headers={**self._headers, **(headers or {})},
@@ -143,12 +145,14 @@ class Http:
     def _connected(self) -> Transport:
         """A bare transport: a client's cookies, redirects and merging cost a quarter of each request, for nothing."""
         if self._connection is None:
-            self._connection = self._transport or httpx.AsyncHTTPTransport(
-                verify=tls_context(self._settings),
-                trust_env=False,  # no proxy variable may reroute loopback
-                limits=httpx.Limits(max_connections=2, keepalive_expiry=KEEPALIVE_S),
-            )
+            self._connection = self._transport or AsyncioTransport(tls_context(self._settings), KEEPALIVE_S)
         return self._connection
+
+
+@lru_cache(maxsize=32)
+def _parsed(url: str) -> httpx.URL:
+    """A few addresses are asked again and again, and reading one costs as much as the rest of a request."""
+    return httpx.URL(url)
 
 
 def _kind(error: httpx.HTTPError) -> str:
