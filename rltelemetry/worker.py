@@ -146,42 +146,51 @@ class Worker:
 
     async def _live(self) -> None:
         loop = asyncio.get_running_loop()
-        self._woken = asyncio.Event()
-        self._handoff.wake = lambda: _wake(loop, self._woken)
+        self._is_over: asyncio.Future[None] = loop.create_future()
+        self._next_tick: asyncio.Handle = loop.call_soon(self._tick, loop)
+        self._handoff.wake = lambda: _call_soon(loop, self._tick)
         tasks = [asyncio.create_task(self._supervise(start)) for start in self._background]
         try:
-            while self._closing_at is None:
-                await self._drain()
-                await self._pause(loop)
-            await self._finish(self._closing_at)
+            await self._is_over
+            await self._finish()
         finally:
+            self._next_tick.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _finish(self, deadline: float) -> None:
-        await self._drain()
-        self._intake.end_spans()
-        if self._delivery is not None:
-            await self._delivery.finish(deadline)
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Take what is on the queue, and come back in time: a callback, since a task takes two rounds of the loop."""
+        self._next_tick.cancel()
+        if self._is_over.done():
+            return
+        try:
+            is_done = self._take_some()
+        except BaseException as error:
+            self._is_over.set_exception(error)
+            return
+        if self._closing_at is not None:
+            self._is_over.set_result(None)
+        elif is_done:
+            is_idle = time.monotonic() - self._last_event_at > IDLE_AFTER_S
+            self._next_tick = loop.call_later(IDLE_POLL_S if is_idle else POLL_S, self._tick, loop)
+        else:
+            self._next_tick = loop.call_soon(self._tick, loop)
 
-    async def _drain(self) -> None:
-        """Take everything off the queue that is on it now, in pieces that leave the loop alive."""
+    async def _finish(self) -> None:
+        while not self._take_some():
+            await asyncio.sleep(0)
+        self._intake.end_spans()
+        if self._delivery is not None and self._closing_at is not None:
+            await self._delivery.finish(self._closing_at)
+
+    def _take_some(self) -> bool:
+        """Take what is on the queue, at most a piece that leaves the loop alive; False if there is more."""
         waiting = len(self._handoff.queue)
         if waiting:
             self._last_event_at = time.monotonic()
-        while waiting > CHUNK:
-            self._intake.take(CHUNK)
-            waiting -= CHUNK
-            await asyncio.sleep(0)
-        self._intake.take(waiting)  # with nothing waiting, too: points and spans come by other ways as well
-
-    async def _pause(self, loop: asyncio.AbstractEventLoop) -> None:
-        is_idle = time.monotonic() - self._last_event_at > IDLE_AFTER_S
-        timer = loop.call_later(IDLE_POLL_S if is_idle else POLL_S, self._woken.set)
-        await self._woken.wait()
-        self._woken.clear()
-        timer.cancel()
+        self._intake.take(min(waiting, CHUNK))  # with nothing waiting, too: points and spans come by other ways as well
+        return waiting <= CHUNK
 
     def _put_flush(self, flush: "_Flush") -> None:
         self._flushes.add(flush)
@@ -221,9 +230,9 @@ class _Flush:
         self.is_complete = False
 
 
-def _wake(loop: asyncio.AbstractEventLoop, woken: asyncio.Event) -> None:
+def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[asyncio.AbstractEventLoop], None]) -> None:
     with contextlib.suppress(RuntimeError):  # the loop was closed: whoever closes it drains the queue
-        loop.call_soon_threadsafe(woken.set)
+        loop.call_soon_threadsafe(call, loop)
 
 
 async def _nobody() -> None:
