@@ -135,9 +135,10 @@ class Bench:
         return emptied
 
     async def pass_time(self, is_over: Callable[[], bool], seconds: float = 100_000.0, step_s: float = 0.05) -> None:
-        """Let time pass in small steps, giving everybody the word in between, until something holds."""
+        """Let time pass in small steps, as the worker's drains do, until something holds."""
         end = self.clock.monotonic() + seconds
         while not is_over() and self.clock.monotonic() < end:
+            self.delivery.wake()
             for _ in range(5):
                 await asyncio.sleep(0)
             if self.clock.sleepers:

@@ -100,7 +100,7 @@ class Delivery:
         return all(emptied)
 
     def wake(self) -> None:
-        """Look at the spool now, if that makes sense: new points have come."""
+        """Look at the spool now, if that makes sense: something may have come."""
         self._main.wake()
 
     def forget_loop(self) -> None:

@@ -128,7 +128,7 @@ class Lane:
         return self.is_empty
 
     def wake(self) -> None:
-        """Look at the spool now, if that makes sense: new points have come."""
+        """Look at the spool now, if that makes sense: something may have come."""
         if self._due_at() < self._wakes_at:
             self._alarm.ring()
 
@@ -223,6 +223,8 @@ class Lane:
         return self._spool.points_kept >= self._settings.flush_points
 
     def _due_at(self) -> float:
+        if all(self._spool.is_bare(kind) for kind in self._streams):
+            return FOREVER
         due_at = self._flushed_at + self._settings.flush_interval_s
         if self._has_batch():
             due_at = min(due_at, self._batch_at + BATCH_GAP_S)

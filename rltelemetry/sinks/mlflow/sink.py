@@ -30,7 +30,7 @@ class MlflowSink:
         spool: where points and spans wait.
         points: the account of points, for those that are refused; the spool enters the others.
         notices: where refused values are said, once a key.
-        on_commit: called when points have reached the spool.
+        on_commit: called after each drain, when all that it has brought lies in the spool.
     """
 
     def __init__(
@@ -68,5 +68,4 @@ class MlflowSink:
         if points:
             self._spool.append_points(points)
         self._spool.maintain()
-        if points:
-            self._on_commit()
+        self._on_commit()

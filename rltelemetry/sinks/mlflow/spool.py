@@ -51,6 +51,7 @@ class Spool:
         self._notices = notices
         self._ledgers: dict[str, Ledger] = {"points": points, "traces": spans}
         self._lent = {"points": 0, "traces": 0, "artifact": 0}
+        self._bare: set[Kind] = set()
         self._artifacts_dropped = 0
         self._db = Database(file, settings.spool_durability, notices, clock)
         self._is_closed = False
@@ -78,6 +79,11 @@ class Spool:
         """Count the rows that wait, by kind."""
         counts = {kind: size.rows for kind, size in self._db.read(tables.measure).items()}
         return {"points": 1, **counts} if self._db.has_left_behind else counts
+
+    def is_bare(self, kind: Kind) -> bool:
+        """Whether it is known, without a look at the disk, that nothing of a kind waits."""
+        self._follow_moves()
+        return self.points_kept == 0 if kind == "points" else kind in self._bare
 
     def facts(self) -> Mapping[str, Any]:
         """Return what is known about the run."""
@@ -124,6 +130,7 @@ class Spool:
             return freed_bytes
 
         self._follow_moves()
+        self._bare.discard("artifact")
         self._grow(len(body) - self._db.write(put))
 
     def withdraw_calls(self, is_moot: Callable[[str, Mapping[str, Any]], bool]) -> None:
@@ -138,20 +145,24 @@ class Spool:
 
     def heads(self, kind: Kind, max_units: int, max_bytes: int) -> list[Row]:
         """Return the oldest rows of a stream: as many as fit, in units and bytes, and at least one if there is any."""
-        self._follow_moves()
+        if self.is_bare(kind):
+            return []
         rows = self._db.read(lambda db: tables.heads(db, kind, self._epoch, max_units, max_bytes))
-        if rows and kind in self._lent:
+        if not rows:
+            self._bare.add(kind)
+        elif kind in self._lent:
             self._lent[kind] = rows[-1].id
         return rows
 
-    def ack(self, row: Row) -> None:
-        """Let a row go: the server has it."""
-        if self._remove(row, None) and row.kind in self._ledgers:
-            self._ledgers[row.kind].send(row.count)
+    def ack(self, *rows: Row) -> None:
+        """Let rows go: the server has them."""
+        for row in self._remove(rows, None):
+            if row.kind in self._ledgers:
+                self._ledgers[row.kind].send(row.count)
 
     def bury(self, row: Row, reason: str) -> None:
         """Move a row to the dead: the server will never take it."""
-        if self._remove(row, reason) and row.kind in self._ledgers:
+        if self._remove([row], reason) and row.kind in self._ledgers:
             self._ledgers[row.kind].drop("refused", row.count)
 
     def points(self, limit: int, max_bytes: int) -> PointBatch:
@@ -204,6 +215,7 @@ class Spool:
             self._notices.info(f"{num_dead} entries that MLflow has refused for good are in {aside} (table dead)")
 
     def _append(self, kind: Kind, bodies: Sequence[tuple[bytes, int]]) -> None:
+        self._bare.discard(kind)
         self._db.write(lambda db: tables.append(db, kind, bodies))
         if kind in self._ledgers:
             self._ledgers[kind].extract(sum(count for _, count in bodies))
@@ -220,13 +232,13 @@ class Spool:
         most = self._settings.spool_max_bytes
         return most if self.path is not None or self._file is None else min(most, MEMORY_BYTES)
 
-    def _remove(self, row: Row, reason: str | None) -> bool:
-        """Delete a row; False if it went another way meanwhile."""
+    def _remove(self, rows: Sequence[Row], reason: str | None) -> list[Row]:
+        """Delete rows, but for those that went another way meanwhile; returns those that were there."""
         self._follow_moves()
-        if row.epoch != self._epoch or not self._db.write(lambda db: tables.remove(db, row, reason)):
-            return False
-        self._bytes -= len(row.body)
-        return True
+        own = [row for row in rows if row.epoch == self._epoch]
+        gone = self._db.write(lambda db: [row for row in own if tables.remove(db, row, reason)]) if own else []
+        self._bytes -= sum(len(row.body) for row in gone)
+        return gone
 
     def _drop_oldest(self) -> None:
         """Make room, but for what is on its way just now, and count it."""
@@ -250,6 +262,7 @@ class Spool:
             return
         self._epoch = self._db.num_moves
         self._lent = dict.fromkeys(self._lent, 0)
+        self._bare.clear()
         self._bytes, found = self._measure()
         if self._db.has_left_behind:
             return  # the rest is not lost: it waits in the file

@@ -57,8 +57,7 @@ class TraceStream:
             return None
         outcome = await self._offer(b"".join(row.body for row in rows))
         if outcome.is_delivered:
-            for row in rows:
-                self._spool.ack(row)
+            self._spool.ack(*rows)
             self.patience.reset()
         elif self._is_absent or outcome.verdict is Verdict.POISON:
             return await self._single_out(rows, outcome)
