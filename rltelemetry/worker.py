@@ -10,6 +10,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context, copy_context
 from typing import Final, Protocol
 
 from rltelemetry.handoff import Call, Handoff
@@ -148,7 +149,8 @@ class Worker:
         loop = asyncio.get_running_loop()
         self._is_over: asyncio.Future[None] = loop.create_future()
         self._next_tick: asyncio.Handle = loop.call_soon(self._tick, loop)
-        self._handoff.wake = lambda: _call_soon(loop, self._tick)
+        own = copy_context()
+        self._handoff.wake = lambda: _call_soon(loop, self._tick, own)
         tasks = [asyncio.create_task(self._supervise(start)) for start in self._background]
         try:
             await self._is_over
@@ -230,9 +232,12 @@ class _Flush:
         self.is_complete = False
 
 
-def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[asyncio.AbstractEventLoop], None]) -> None:
+def _call_soon(
+    loop: asyncio.AbstractEventLoop, call: Callable[[asyncio.AbstractEventLoop], None], context: Context
+) -> None:
+    """Call on the loop's thread, in a context of its own: the caller's would stay in force, and alive, from then on."""
     with contextlib.suppress(RuntimeError):  # the loop was closed: whoever closes it drains the queue
-        loop.call_soon_threadsafe(call, loop)
+        loop.call_soon_threadsafe(call, loop, context=context)
 
 
 async def _nobody() -> None:

@@ -32,6 +32,18 @@ def test_texts_and_files_arrive_under_their_names(any_mlflow: MlflowServer, tmp_
     assert any_mlflow.artifact(run_id, "checkpoints/last.bin") == content
 
 
+def test_what_comes_after_a_long_rest_arrives_before_the_end(fake_mlflow: FakeMlflow) -> None:
+    with configure(fake_mlflow.uri, flush_interval_s=0.1) as telemetry:
+        assert telemetry.wait_ready(PATIENCE_S)
+        time.sleep(1.0)  # both lanes have looked, found nothing, and sleep
+        telemetry.log_text("late", "late.txt")
+        telemetry.set_tags({"late": "yes"})
+        run_id, deadline = str(telemetry.run_id), time.monotonic() + PATIENCE_S
+        while fake_mlflow.artifact(run_id, "late.txt") is None or "late" not in fake_mlflow.run(run_id).tags:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
 def test_later_text_of_a_name_replaces_the_earlier_and_a_removed_one_is_gone(any_mlflow: MlflowServer) -> None:
     with configure(any_mlflow.uri) as telemetry:
         for text in ("first", "second"):

@@ -323,7 +323,7 @@ def test_what_only_memory_holds_at_the_end_is_lost_and_counted(bench: Bench, mon
 
 
 def test_points_that_nobody_can_store_are_counted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise sqlite3.OperationalError("no memory")
 
     bench.add(points(2))

@@ -1,6 +1,7 @@
 """The transport below httpx: answers of every shape, connections used again or not, and what each failure is called."""
 
 import asyncio
+import gc
 import gzip
 import socket
 import ssl
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from rltelemetry.sinks.mlflow.transport import AsyncioTransport
+from rltelemetry.testing import FakeMlflow
 
 Serve = Callable[["Server", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -187,6 +189,65 @@ def test_what_nobody_asked_for_is_no_answer() -> None:
     assert server.num_connections == 2
 
 
+def test_what_stands_behind_an_answer_is_no_answer_to_the_next_request() -> None:
+    server = answers(OK + b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstale", OK)
+    assert put_twice(server) == [b"ok", b"ok"]
+    assert server.num_connections == 2
+
+
+class Flood:
+    """Sends the same piece again and again, until the other side has had enough.
+
+    Attributes:
+        num_sent: how often.
+        is_stopped: whether it was stopped.
+    """
+
+    def __init__(self, piece: bytes, *, is_asked: bool) -> None:
+        self.num_sent = 0
+        self.is_stopped = False
+        self._piece = piece
+        self._is_asked = is_asked
+
+    async def serve(self, server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self._is_asked:
+            await server.read_request(reader)
+            writer.write(OK)
+            await asyncio.sleep(0.05)
+        try:
+            for self.num_sent in range(1000):
+                writer.write(self._piece)
+                await writer.drain()
+        except ConnectionError:
+            self.is_stopped = True
+
+
+def test_connection_that_talks_unasked_is_closed_at_once() -> None:
+    flood = Flood(b"x" * 100_000, is_asked=False)
+
+    async def scenario() -> None:
+        async with Server(flood.serve) as server, AsyncioTransport(None, 3.0) as transport:
+            await transport.handle_async_request(request(server.uri))
+            await asyncio.sleep(0.3)
+
+    asyncio.run(scenario())
+    assert flood.is_stopped
+
+
+def test_answers_without_end_are_given_up_while_the_body_is_sent() -> None:
+    flood = Flood(b"HTTP/1.1 100 Continue\r\n\r\n" * 4000, is_asked=True)
+
+    async def scenario() -> None:
+        async with Server(flood.serve) as server, AsyncioTransport(None, 3.0) as transport:
+            put = request(server.uri, content=pieces(1000, 100_000), **{"Content-Length": "100000000"})
+            with pytest.raises(httpx.ReadError):
+                await transport.handle_async_request(put)
+            await asyncio.sleep(0.1)
+
+    asyncio.run(scenario())
+    assert flood.is_stopped
+
+
 async def pieces(number: int, size: int) -> AsyncIterator[bytes]:
     for _ in range(number):
         yield b"x" * size
@@ -282,6 +343,25 @@ def test_request_that_is_given_up_takes_its_connection_with_it() -> None:
     asyncio.run(scenario())
 
 
+def test_host_is_asked_for_under_the_name_that_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`faß.de` and `fass.de` are two hosts, and one of them must not get the other's credentials."""
+    asked: list[Any] = []
+
+    async def resolve(_loop: Any, host: Any, *_: Any, **__: Any) -> Any:
+        asked.append(host)
+        raise OSError("nobody")
+
+    monkeypatch.setattr(asyncio.SelectorEventLoop, "getaddrinfo", resolve)
+
+    async def scenario() -> None:
+        async with AsyncioTransport(None, 3.0) as transport:
+            await transport.handle_async_request(request("http://faß.de:5000"))
+
+    with pytest.raises(httpx.ConnectError, match="nobody"):
+        asyncio.run(scenario())
+    assert asked == ["xn--fa-hia.de"]
+
+
 def test_two_requests_at_once_have_a_connection_each() -> None:
     async def serve(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         body = (await server.read_request(reader))[-1:]
@@ -316,6 +396,54 @@ def test_closing_ends_connections_that_rest() -> None:
     asyncio.run(scenario())
 
 
+def test_closing_while_a_request_is_under_way_ends_its_connection_behind_it() -> None:
+    ended = asyncio.Event()
+
+    async def serve(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.read_request(reader)
+        await asyncio.sleep(0.05)
+        writer.write(OK)
+        assert await reader.read() == b""
+        ended.set()
+
+    async def scenario() -> None:
+        async with Server(serve) as server:
+            transport = AsyncioTransport(None, 3.0)
+            running = asyncio.create_task(transport.handle_async_request(request(server.uri)))
+            await asyncio.sleep(0.02)
+            await transport.aclose()
+            assert (await running).content == b"ok"
+            await asyncio.wait_for(ended.wait(), 1.0)
+
+    asyncio.run(scenario())
+
+
+def test_closing_that_is_cut_short_leaves_no_failure_behind(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        async with answers(OK, OK) as server:
+            transport = AsyncioTransport(None, 3.0)
+            await transport.handle_async_request(request(server.uri))
+            closing = asyncio.create_task(transport.aclose())
+            await asyncio.sleep(0)
+            closing.cancel()
+            await asyncio.sleep(0.05)
+
+    asyncio.run(scenario())
+    assert caplog.records == []
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # what a loop has left open when it was closed, stays so
+def test_connection_of_a_loop_that_is_gone_is_left_alone(fake_mlflow: FakeMlflow) -> None:
+    transport = AsyncioTransport(None, 3.0)
+
+    async def put() -> int:
+        return (await transport.handle_async_request(request(fake_mlflow.uri))).status_code
+
+    assert [asyncio.run(put()) for _ in range(2)] == [404, 404]
+    asyncio.run(transport.aclose())
+    gc.collect()  # here, where the warning is not heard
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate of `localhost` that signs itself, its key in the same file."""
@@ -341,29 +469,30 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def put_over_tls(certificate: Path, client: ssl.SSLContext) -> list[bytes]:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for _ in range(2):
-            await Server.read_request(answers(), reader)
-            writer.write(OK)
-        writer.close()
+def put_over_tls(certificate: Path, client: ssl.SSLContext) -> list[int]:
+    """Put three requests over one connection, two of them in pieces; returns the sizes of the bodies that arrived."""
+    server = answers(OK, OK, OK)
 
-    async def scenario() -> list[bytes]:
+    async def scenario() -> list[int]:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(certificate)
-        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
-        uri = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+        listening = await asyncio.start_server(server._take, "127.0.0.1", 0, ssl=tls)
+        uri = f"https://localhost:{listening.sockets[0].getsockname()[1]}"
         try:
             async with AsyncioTransport(client, 3.0) as transport:
-                return [(await transport.handle_async_request(request(uri))).content for _ in range(2)]
+                for number, size in ((3, 100), (1, 2), (30, 100_000)):
+                    length = {"Content-Length": str(number * size)}
+                    put = request(uri, content=pieces(number, size), timeout_s=2.0, **length)
+                    assert (await transport.handle_async_request(put)).content == b"ok"
         finally:
-            server.close()
+            listening.close()
+        return [len(seen.partition(b"\r\n\r\n")[2]) for seen in server.requests]
 
     return asyncio.run(scenario())
 
 
 def test_tls_is_spoken_and_verified(certificate: Path) -> None:
     trusting = ssl.create_default_context(cafile=str(certificate))
-    assert put_over_tls(certificate, trusting) == [b"ok", b"ok"]
+    assert put_over_tls(certificate, trusting) == [300, 2, 3_000_000]
     with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
         put_over_tls(certificate, ssl.create_default_context())

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -156,6 +157,17 @@ def test_calls_run_on_the_worker_in_the_order_of_the_queue(bench: Bench) -> None
     bench.handoff.put_unbounded(Call(lambda: threads.append(threading.current_thread().name)))
     assert bench.worker.flush(5.0)
     assert threads == ["rltelemetry"]
+
+
+def test_worker_has_a_context_of_its_own(bench: Bench) -> None:
+    """Whoever wakes it has variables, a current span among them, that are none of its business."""
+    variable: ContextVar[str] = ContextVar("callers", default="nobody's")
+    seen: list[str] = []
+    variable.set("the caller's")
+    for _ in range(2):
+        bench.handoff.put_unbounded(Call(lambda: seen.append(variable.get())))
+        assert bench.worker.flush(5.0)
+    assert seen == ["nobody's"] * 2
 
 
 def test_flush_waits_for_delivery_and_gives_up_at_its_bound() -> None:

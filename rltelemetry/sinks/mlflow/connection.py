@@ -1,14 +1,16 @@
 """Opening a spool's database: whose it may be, what it must look like, and how it meets a power cut."""
 
+import contextlib
 import os
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal
 
 from rltelemetry.sinks.mlflow.storage import SpoolFile
 from rltelemetry.sinks.mlflow.tables import SCHEMA, SCHEMA_VERSION
 
-__all__ = ["Durability", "connect_disk", "connect_memory", "is_network_file_system"]
+__all__ = ["Durability", "connect_disk", "connect_memory", "is_network_file_system", "transaction"]
 
 Durability = Literal["normal", "full"]
 
@@ -21,7 +23,7 @@ NETWORK_FILE_SYSTEMS: Final = frozenset(
 
 
 def connect_disk(file: SpoolFile, durability: Durability) -> sqlite3.Connection:
-    """Open, or make, the database of a file that becomes ours.
+    """Open, or make, the database of a file that becomes ours; each statement outside `transaction` is one of its own.
 
     Raises:
         OSError: the directory cannot be written, or somebody else owns the file.
@@ -31,7 +33,7 @@ def connect_disk(file: SpoolFile, durability: Durability) -> sqlite3.Connection:
     if not file.acquire():
         raise BlockingIOError(f"{file.path} is in use by another process")
     os.close(os.open(file.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-    db = sqlite3.connect(file.path, timeout=BUSY_S, check_same_thread=False)
+    db = sqlite3.connect(file.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     try:
         (version,) = db.execute("PRAGMA user_version").fetchone()
         (num_tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -49,10 +51,23 @@ def connect_disk(file: SpoolFile, durability: Durability) -> sqlite3.Connection:
 
 
 def connect_memory() -> sqlite3.Connection:
-    """Open an empty database in memory."""
-    db = sqlite3.connect(":memory:", check_same_thread=False)
+    """Open an empty database in memory, likewise."""
+    db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     db.executescript(SCHEMA)
     return db
+
+
+@contextlib.contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """Make all changes of a block at once, or none of them."""
+    db.execute("BEGIN")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):  # some failures have ended it already
+            db.execute("ROLLBACK")
+        raise
 
 
 def is_network_file_system(path: Path, mounts: str | None = None) -> bool:

@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeVar
 
 from rltelemetry.clock import Clock
 from rltelemetry.notices import Notices
-from rltelemetry.sinks.mlflow.connection import Durability, connect_disk, connect_memory
+from rltelemetry.sinks.mlflow.connection import Durability, connect_disk, connect_memory, transaction
 from rltelemetry.sinks.mlflow.storage import SpoolFile
 from rltelemetry.sinks.mlflow.tables import COLUMNS
 
@@ -73,15 +73,20 @@ class Database:
             self._leave_disk(error)
             return query(self._db)
 
-    def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
-        """Change the database, in one transaction."""
+    def write(self, change: Callable[[sqlite3.Connection], T], *, is_single: bool = False) -> T:
+        """Change the database, in one transaction.
+
+        Args:
+            change: makes the changes.
+            is_single: whether they are one statement, which is a transaction by itself, and a cheaper one.
+        """
         self._is_dirty = True
         try:
-            with self._db:
+            with contextlib.nullcontext() if is_single else transaction(self._db):
                 return change(self._db)
         except sqlite3.DatabaseError as error:
             self._leave_disk(error)
-            with self._db:
+            with transaction(self._db):
                 return change(self._db)
 
     def maintain(self) -> None:
@@ -172,7 +177,7 @@ class Database:
         if not self.has_left_behind:
             _copy(self._db, disk, list(COLUMNS))
             return
-        with disk:
+        with transaction(disk):
             for table in ("rows", "dead"):
                 columns = ", ".join(COLUMNS[table][1:])  # the ids are given anew
                 marks = ",".join("?" * (len(COLUMNS[table]) - 1))
@@ -183,7 +188,7 @@ class Database:
 
 def _copy(source: sqlite3.Connection, target: sqlite3.Connection, tables: list[str]) -> None:
     """Make `target` hold what `source` holds; of a damaged source, what can be read."""
-    with target:
+    with transaction(target):
         for table in tables:
             target.execute(f"DELETE FROM {table}")
             marks = ",".join("?" * len(COLUMNS[table]))

@@ -102,6 +102,7 @@ class Delivery:
     def wake(self) -> None:
         """Look at the spool now, if that makes sense: something may have come."""
         self._main.wake()
+        self._uploads.wake()
 
     def forget_loop(self) -> None:
         """Start anew: the loop is gone, and with it whoever was sending."""

@@ -216,7 +216,7 @@ class Spool:
 
     def _append(self, kind: Kind, bodies: Sequence[tuple[bytes, int]]) -> None:
         self._bare.discard(kind)
-        self._db.write(lambda db: tables.append(db, kind, bodies))
+        self._db.write(lambda db: tables.append(db, kind, bodies), is_single=len(bodies) == 1)
         if kind in self._ledgers:
             self._ledgers[kind].extract(sum(count for _, count in bodies))
         self._grow(sum(len(body) for body, _ in bodies))

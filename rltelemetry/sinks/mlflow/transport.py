@@ -8,7 +8,7 @@ used again.
 import asyncio
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import h11
@@ -19,8 +19,8 @@ __all__ = ["AsyncioTransport"]
 MAX_HEAD_BYTES: Final = 100_000
 """Of an answer's status line and headers."""
 
-NOTHING_MORE: Final = (b"", True)
-"""What h11 has not read yet of a connection that has ended: nothing."""
+MAX_UNREAD_BYTES: Final = 1 << 20
+"""What may come while nobody reads, since the request is still being sent: more is no answer."""
 
 HAPPY_EYEBALLS_S: Final = 0.25
 """How long the first address of a name has for itself, before the next is tried beside it (RFC 8305)."""
@@ -38,6 +38,7 @@ class AsyncioTransport(httpx.AsyncBaseTransport):
         self._tls = tls
         self._keepalive_s = keepalive_s
         self._idle: list[_Connection] = []
+        self._is_closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Put a request and read its answer; see httpx's documentation of transports.
@@ -53,24 +54,22 @@ class AsyncioTransport(httpx.AsyncBaseTransport):
         except BaseException:
             connection.abort()
             raise
-        if connection.rest():
+        if connection.rest() and not self._is_closed:
             self._idle.append(connection)
         else:
             connection.abort()
         return response
 
     async def aclose(self) -> None:
-        """Close the connections that rest."""
+        """Close the connections; one that is in use, as soon as it is not."""
+        self._is_closed = True
         while self._idle:
-            connection = self._idle.pop()
-            connection.abort()
-            await connection.closed
+            await self._idle.pop().close()
 
     def _take_idle(self) -> "_Connection | None":
-        now = asyncio.get_running_loop().time()
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_sound and now - connection.rests_since < self._keepalive_s:
+            if connection.is_fresh(self._keepalive_s):
                 return connection
             connection.abort()
         return None
@@ -81,7 +80,7 @@ class AsyncioTransport(httpx.AsyncBaseTransport):
         try:
             async with asyncio.timeout(timeout_s):
                 _, connection = await loop.create_connection(
-                    _Connection, url.host, port, ssl=self._tls, happy_eyeballs_delay=HAPPY_EYEBALLS_S
+                    _Connection, url.raw_host.decode(), port, ssl=self._tls, happy_eyeballs_delay=HAPPY_EYEBALLS_S
                 )
         except TimeoutError as error:
             raise httpx.ConnectTimeout(f"no connection within {timeout_s:g} s") from error
@@ -91,21 +90,15 @@ class AsyncioTransport(httpx.AsyncBaseTransport):
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, on which one request at a time is under way.
-
-    Attributes:
-        is_sound: whether it can be used again: nothing has come that nobody asked for, its end included.
-        rests_since: the loop's time when the last answer was complete.
-        closed: done when the connection is gone.
-    """
+    """One connection of the running loop, on which one request at a time is under way."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self.is_sound = True
-        self.rests_since = self._loop.time()
-        self.closed: asyncio.Future[None] = self._loop.create_future()
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
-        self._is_busy = False
+        self._is_busy = self._has_ended = False
+        self._rests_since = 0.0
+        self._unread_bytes = 0
+        self._gone: asyncio.Future[None] = self._loop.create_future()
         self._news: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._lost: Exception | None = None
@@ -139,39 +132,57 @@ class _Connection(asyncio.Protocol):
         return httpx.Response(status, headers=headers, content=bytes(body))
 
     def rest(self) -> bool:
-        """Make ready for the next request; False if there can be none."""
-        if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+        """Make ready for the next request; False if there can be none: it has ended, or says more than it was asked."""
+        states = {self._http.our_state, self._http.their_state}
+        if states != {h11.DONE} or self._http.trailing_data != (b"", False):
             return False
         self._http.start_next_cycle()
         self._is_busy = False
-        self.rests_since = self._loop.time()
-        return self.is_sound
+        self._rests_since = self._loop.time()
+        return self._lost is None
+
+    def is_fresh(self, keepalive_s: float) -> bool:
+        """Whether it can be used again, on this loop, having rested for less than `keepalive_s`."""
+        is_ours = self._loop is asyncio.get_running_loop()
+        return is_ours and self._lost is None and self._loop.time() - self._rests_since < keepalive_s
 
     def abort(self) -> None:
         """Close at once."""
-        self.is_sound = False
         if self._lost is None:
-            self._transport.abort()
+            self._lost = ConnectionAbortedError("the connection was closed")
+            with suppress(RuntimeError):  # its loop is closed: nothing can be done any more
+                self._transport.abort()
+
+    async def close(self) -> None:
+        """Close at once, and wait until that is done."""
+        self.abort()
+        if self._loop is asyncio.get_running_loop():
+            await self._gone
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        transport.set_write_buffer_limits(0)  # taken means: by the kernel
+        transport.set_write_buffer_limits(high=1, low=0)  # taken means: by the kernel; with high=0 TLS stalls
 
     def data_received(self, data: bytes) -> None:
-        self.is_sound &= self._is_busy
+        self._unread_bytes += len(data)
+        if not self._is_busy or self._unread_bytes > MAX_UNREAD_BYTES:
+            self.abort()
+            return
         self._http.receive_data(data)
         _settle(self._news)
 
     def eof_received(self) -> None:
-        self.is_sound = False
+        if not self._is_busy:
+            self.abort()
+            return
+        self._has_ended = True
         self._http.receive_data(b"")
         _settle(self._news)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.is_sound = False
-        self._lost = error or ConnectionAbortedError("the connection was closed")
-        self.closed.set_result(None)
+        self._lost = self._lost or error or ConnectionAbortedError("the connection was closed")
+        _settle(self._gone)
         _settle(self._news)
         _settle(self._room)
 
@@ -183,11 +194,12 @@ class _Connection(asyncio.Protocol):
 
     async def _next_event(self, timeout_s: float) -> object:
         while True:
-            if self._http.their_state is h11.SEND_RESPONSE and self._http.trailing_data == NOTHING_MORE:
+            if self._has_ended and self._http.their_state is h11.SEND_RESPONSE and not self._http.trailing_data[0]:
                 raise httpx.RemoteProtocolError("the server closed the connection without an answer")
             event = self._http.next_event()
             if event is not h11.NEED_DATA:
                 return event
+            self._unread_bytes = 0
             if self._lost is not None:
                 raise httpx.ReadError(str(self._lost)) from self._lost
             self._news = self._loop.create_future()
