@@ -32,19 +32,9 @@ TRAINER_KEYS: Final = (
 )
 """The core that every algorithm emits; an algorithm may add keys of its own behind it."""
 
-EPISODE_KEYS: Final = (
-    "episodes",
-    "mean_return",
-    "max_return",
-    "min_return",
-    "episode_length_mean",
-    "episode_length_max",
-    "episode_length_min",
-)
+ACTOR_KEYS: Final = EpisodeSummary._fields
 
-ACTOR_KEYS: Final = EPISODE_KEYS
-
-EVALUATOR_KEYS: Final = ("phase", *EPISODE_KEYS, "duration_ms")
+EVALUATOR_KEYS: Final = ("phase", *EpisodeSummary._fields, "duration_ms")
 
 MISC_KEYS: Final = (
     "update",
@@ -57,6 +47,9 @@ MISC_KEYS: Final = (
 
 SHARED_NAMES: Final = {"actor_lr": "learning_rate"}
 """Names of the algorithms' own metrics for what the schema calls otherwise."""
+
+NOTHING_TRAINED: Final[dict[str, Any]] = dict.fromkeys(TRAINER_KEYS)
+"""The core of the keys in their order, for what an algorithm does not have."""
 
 COMMIT_S: Final = 2.0
 """Longest wait for the telemetry's disk at a checkpoint."""
@@ -132,22 +125,23 @@ class Emitter:
     def trainer(self, stamp: Stamp, metrics: Mapping[str, Any]) -> None:
         """Emit the optimisation of one update."""
         named = {SHARED_NAMES.get(key, key): value for key, value in metrics.items()}
-        self._emit("train", "TRAINER", stamp, dict.fromkeys(TRAINER_KEYS) | named)
+        self._emit("train", "TRAINER", stamp, NOTHING_TRAINED | named)
 
     def actor(self, stamp: Stamp, episodes: EpisodeSummary) -> None:
         """Emit the last training episodes."""
         self.curve.add_training(stamp.timesteps, episodes)
-        self._emit("rollout", "ACTOR", stamp, _in_order(ACTOR_KEYS, episodes._asdict()))
+        self._emit("rollout", "ACTOR", stamp, episodes._asdict())
 
     def evaluator(self, stamp: Stamp, phase: str, episodes: EpisodeSummary, duration_ms: float | None) -> None:
         """Emit one evaluation; `phase` is `training` or, for the policy that training has led to, `final`."""
         self.curve.add_evaluation(stamp.timesteps, episodes)
         fields = {"phase": phase, **episodes._asdict(), "duration_ms": duration_ms}
-        self._emit("evaluation", "EVALUATOR", stamp, _in_order(EVALUATOR_KEYS, fields))
+        self._emit("evaluation", "EVALUATOR", stamp, fields)
 
     def misc(self, stamp: Stamp, **fields: float | None) -> None:
         """Emit throughput: the fields are MISC_KEYS."""
-        self._emit("throughput", "MISC", stamp, _in_order(MISC_KEYS, fields))
+        assert fields.keys() == set(MISC_KEYS), f"{fields.keys() ^ set(MISC_KEYS)} differ from the schema"
+        self._emit("throughput", "MISC", stamp, {key: fields[key] for key in MISC_KEYS})
 
     def finished(self, **facts: Any) -> None:
         """Say how the training went; no metrics."""
@@ -156,7 +150,8 @@ class Emitter:
     def _emit(self, event: str, category: str, stamp: Stamp, fields: Mapping[str, Any]) -> None:
         if stamp.timesteps > self.emitted.get(category.lower(), -1):
             self.emitted[category.lower()] = stamp.timesteps
-            self._log.info(event, category=category, **stamp._asdict(), **fields)
+            timesteps, version = stamp
+            self._log.info(event, category=category, timesteps=timesteps, policy_version=version, **fields)
 
 
 class Silence:
@@ -177,9 +172,3 @@ class Silence:
         """Log nothing."""
 
     warning = info
-
-
-def _in_order(keys: tuple[str, ...], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Exactly these keys, in this order."""
-    assert fields.keys() == set(keys), f"{fields.keys() ^ set(keys)} differ from the schema"
-    return {key: fields[key] for key in keys}

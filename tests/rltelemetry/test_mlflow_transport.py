@@ -140,6 +140,11 @@ def test_answer_that_comes_byte_by_byte_is_read_whole() -> None:
     assert (response.status_code, response.headers["content-length"], response.content) == (200, "2", b"ok")
 
 
+def test_large_answer_is_read_whole() -> None:
+    body = bytes(range(256)) * 12_000
+    assert put_once(answers(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)).content == body
+
+
 def test_packed_answer_is_unpacked() -> None:
     packed = gzip.compress(b"much" * 1000)
     reply = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed

@@ -15,7 +15,7 @@ NONE = EpisodeSummary(0, None, None, None, None, None, None)
 
 
 def summary(mean: float, low: float | None = None, high: float | None = None) -> EpisodeSummary:
-    return EpisodeSummary(20, mean, mean if low is None else low, mean if high is None else high, 1.0, 1.0, 1.0)
+    return EpisodeSummary(20, mean, mean if high is None else high, mean if low is None else low, 1.0, 1.0, 1.0)
 
 
 def drawn(curve: ReturnCurve, kind: str) -> list[ElementTree.Element]:

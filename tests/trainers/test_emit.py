@@ -13,7 +13,7 @@ from trainers.rollout import EpisodeStatistics, EpisodeSummary
 
 STAMP = Stamp(timesteps=2048, policy_version=1)
 NO_EPISODES = EpisodeStatistics(num_envs=1).summary()
-EPISODES = EpisodeSummary(3, 2.0, 1.0, 3.0, 20.0, 10.0, 30.0)
+EPISODES = EpisodeSummary(3, 2.0, 3.0, 1.0, 20.0, 30.0, 10.0)
 METRICS = UpdateMetrics(**{name: float(number) for number, name in enumerate(UpdateMetrics._fields)})._asdict()
 MISC = dict.fromkeys(MISC_KEYS, 1.0)
 

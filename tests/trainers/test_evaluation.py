@@ -92,7 +92,7 @@ def test_policy_is_told_how_long_each_episode_has_lasted() -> None:
 
 def test_truncated_episodes_count() -> None:
     summary = run_episodes(first_action, ScriptedEnv([[4, 6]], truncates=True), 2)  # type: ignore[arg-type]
-    assert summary == (2, 5.0, 4.0, 6.0, 5.0, 4.0, 6.0)
+    assert summary == (2, 5.0, 6.0, 4.0, 5.0, 6.0, 4.0)
 
 
 @pytest.mark.parametrize(("num_episodes", "expected"), [(5, 2 * 1 + 2 * 2 + 3), (3, 1 + 2 + 3), (1, 1), (2, 1 + 2)])

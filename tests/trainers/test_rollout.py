@@ -256,7 +256,7 @@ def test_summary_covers_the_last_episodes_and_counts_all() -> None:
     ends = np.array([[1], [0], [0], [1], [0], [1]], bool)
     valid = np.array([[1], [0], [1], [1], [0], [1]], bool)
     statistics.add(rewards, ends, valid)
-    assert statistics.summary() == EpisodeSummary(3, 6.0, 5.0, 7.0, 1.5, 1.0, 2.0)
+    assert statistics.summary() == EpisodeSummary(3, 6.0, 7.0, 5.0, 1.5, 2.0, 1.0)
 
 
 def test_before_the_first_end_there_is_nothing_to_sum_up() -> None:

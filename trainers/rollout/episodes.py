@@ -18,11 +18,11 @@ class EpisodeSummary(NamedTuple):
 
     episodes: int
     mean_return: float | None
-    min_return: float | None
     max_return: float | None
+    min_return: float | None
     episode_length_mean: float | None
-    episode_length_min: float | None
     episode_length_max: float | None
+    episode_length_min: float | None
 
 
 class EpisodeStatistics:
@@ -64,8 +64,8 @@ class EpisodeStatistics:
         returns, lengths = np.array(self.returns), np.array(self.lengths)
         return EpisodeSummary(
             self.num_finished,
-            *(float(of(returns)) for of in (np.mean, np.min, np.max)),
-            *(float(of(lengths)) for of in (np.mean, np.min, np.max)),
+            *(float(of(returns)) for of in (np.mean, np.max, np.min)),
+            *(float(of(lengths)) for of in (np.mean, np.max, np.min)),
         )
 
     @classmethod
