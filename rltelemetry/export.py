@@ -142,4 +142,5 @@ class MlflowExport:
             await asyncio.sleep(self._settings.system_metrics_interval_s)
             now_ms = self._clock.time_ns() // 1_000_000
             self.sink.add_points([MetricPoint(key, value, step, now_ms) for key, value in sampler.sample().items()])
+            self.sink.commit()
             step += 1

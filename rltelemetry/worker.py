@@ -27,6 +27,10 @@ IDLE_POLL_S: Final = 0.2
 
 IDLE_AFTER_S: Final = 5.0
 
+LOOK_S: Final = 1.0
+"""How often the sinks are asked to commit while the queue is empty: only the disk's upkeep waits for it then, and most
+loops leave most drains empty."""
+
 CHUNK: Final = 500
 """Records between two commits and two looks at the other tasks of the loop."""
 
@@ -79,7 +83,7 @@ class Worker:
         self._on_loop_lost = on_loop_lost or _nobody
         self._closing_at: float | None = None
         self._flushes: set[_Flush] = set()
-        self._last_event_at = time.monotonic()
+        self._last_event_at = self._look_at = time.monotonic()
         self._thread = threading.Thread(target=self._main, name="rltelemetry", daemon=True)
 
     def start(self) -> None:
@@ -188,10 +192,13 @@ class Worker:
 
     def _take_some(self) -> bool:
         """Take what is on the queue, at most a piece that leaves the loop alive; False if there is more."""
-        waiting = len(self._handoff.queue)
+        waiting, now = len(self._handoff.queue), time.monotonic()
         if waiting:
-            self._last_event_at = time.monotonic()
-        self._intake.take(min(waiting, CHUNK))  # with nothing waiting, too: points and spans come by other ways as well
+            self._last_event_at = now
+        elif now < self._look_at:
+            return True
+        self._look_at = now + LOOK_S
+        self._intake.take(min(waiting, CHUNK))
         return waiting <= CHUNK
 
     def _put_flush(self, flush: "_Flush") -> None:

@@ -170,6 +170,14 @@ def test_worker_has_a_context_of_its_own(bench: Bench) -> None:
     assert seen == ["nobody's"] * 2
 
 
+def test_empty_queue_is_no_work_but_for_a_look_each_second(bench: Bench) -> None:
+    bench.log("x")
+    assert bench.worker.flush(5.0)
+    num_commits = len(bench.sink.commits)
+    time.sleep(2.5)
+    assert 2 <= len(bench.sink.commits) - num_commits <= 4
+
+
 def test_flush_waits_for_delivery_and_gives_up_at_its_bound() -> None:
     delivery = Delivery(takes_s=30.0)
     bench = Bench(delivery=delivery)

@@ -5,7 +5,6 @@ a request in anybody's log.
 """
 
 import asyncio
-import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from functools import lru_cache
@@ -71,9 +70,6 @@ class Http:
         self._is_local = urlsplit(settings.tracking_uri).hostname in LOOPBACK
         self._connection: Transport | None = None
         self._is_closed = False
-        # Their INFO lines print the whole address of each request.
-        for name in ("httpx", "httpcore"):
-            logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger(name).level))
 
     async def exchange(
         self,

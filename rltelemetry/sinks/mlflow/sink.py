@@ -30,7 +30,7 @@ class MlflowSink:
         spool: where points and spans wait.
         points: the account of points, for those that are refused; the spool enters the others.
         notices: where refused values are said, once a key.
-        on_commit: called after each drain, when all that it has brought lies in the spool.
+        on_commit: called after each commit, when all that has come lies in the spool.
     """
 
     def __init__(
