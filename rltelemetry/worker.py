@@ -151,14 +151,13 @@ class Worker:
 
     async def _live(self) -> None:
         loop = asyncio.get_running_loop()
-        self._is_over: asyncio.Future[None] = loop.create_future()
+        self._deadline: asyncio.Future[float] = loop.create_future()
         self._next_tick: asyncio.Handle = loop.call_soon(self._tick, loop)
         own = copy_context()
         self._handoff.wake = lambda: _call_soon(loop, self._tick, own)
         tasks = [asyncio.create_task(self._supervise(start)) for start in self._background]
         try:
-            await self._is_over
-            await self._finish()
+            await self._finish(await self._deadline)
         finally:
             self._next_tick.cancel()
             for task in tasks:
@@ -168,27 +167,27 @@ class Worker:
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take what is on the queue, and come back in time: a callback, since a task takes two rounds of the loop."""
         self._next_tick.cancel()
-        if self._is_over.done():
+        if self._deadline.done():
             return
         try:
             is_done = self._take_some()
         except BaseException as error:
-            self._is_over.set_exception(error)
+            self._deadline.set_exception(error)
             return
         if self._closing_at is not None:
-            self._is_over.set_result(None)
+            self._deadline.set_result(self._closing_at)
         elif is_done:
             is_idle = time.monotonic() - self._last_event_at > IDLE_AFTER_S
             self._next_tick = loop.call_later(IDLE_POLL_S if is_idle else POLL_S, self._tick, loop)
         else:
             self._next_tick = loop.call_soon(self._tick, loop)
 
-    async def _finish(self) -> None:
+    async def _finish(self, deadline: float) -> None:
         while not self._take_some():
             await asyncio.sleep(0)
         self._intake.end_spans()
-        if self._delivery is not None and self._closing_at is not None:
-            await self._delivery.finish(self._closing_at)
+        if self._delivery is not None:
+            await self._delivery.finish(deadline)
 
     def _take_some(self) -> bool:
         """Take what is on the queue, at most a piece that leaves the loop alive; False if there is more."""

@@ -150,8 +150,7 @@ class Emitter:
     def _emit(self, event: str, category: str, stamp: Stamp, fields: Mapping[str, Any]) -> None:
         if stamp.timesteps > self.emitted.get(category.lower(), -1):
             self.emitted[category.lower()] = stamp.timesteps
-            timesteps, version = stamp
-            self._log.info(event, category=category, timesteps=timesteps, policy_version=version, **fields)
+            self._log.info(event, category=category, **stamp._asdict(), **fields)
 
 
 class Silence:
