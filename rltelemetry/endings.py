@@ -19,7 +19,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Final, Literal
 
-__all__ = ["Endings", "Status", "status_of"]
+__all__ = ["SIGNALS", "Endings", "Status", "status_of"]
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 """MLflow's names for how a run ended."""

@@ -88,6 +88,7 @@ class Life:
         run_id, spool = self.origin.run_id, self.origin.spool
         if self.parts is not None:
             run_id, spool = self.parts.run_id or run_id, self.parts.spool_path or spool
+            self.parts.leave_to_parent()
         self.origin = Origin(self.origin.client_uuid, run_id, is_child=True, spool=spool)
         self.parts = None
 

@@ -175,8 +175,8 @@ class Telemetry:
         with self._life.lock:  # a signal handler may close while the main thread is closing
             if self._life.is_closed:
                 return
+            self._endings.begin_close()  # first: a signal that came in between would take it for done
             self._life.is_closed = True
-            self._endings.begin_close()
             limit_s = self._resolved.settings.exit_timeout_s if timeout_s is None else timeout_s
             self._life.close(status, limit_s, cause)
             if _current.telemetry is self:

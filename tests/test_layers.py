@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 RLTELEMETRY: list[set[str]] = [
-    {"errors", "schema", "clock", "endings", "stats", "current_span", "processes", "trace_ids", "fork_gate"},
+    {"errors", "schema", "clock", "endings", "stats", "current_span", "processes", "trace_ids", "fork_gate", "nudge"},
     {"types", "locks", "keys", "redact", "places"},
     {"ports", "settings", "filtering", "labels", "extract", "values", "notices"},
     {"processors", "provenance", "facts", "reasons"},

@@ -53,6 +53,65 @@ def test_signal_ends_the_run_killed_with_nothing_lost(
     assert reason_in(fake_mlflow) == ("Ctrl-C" if number is signal.SIGINT else number.name)
 
 
+DEAF = """
+def wait_deaf():
+    # another thread takes the signal, so that no wait of this one is interrupted: as if it came just before the wait
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    threading.Timer(0.3, print, args=("ready",), kwargs={"flush": True}).start()
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire()
+"""
+
+
+def test_signal_that_the_main_thread_does_not_notice_is_brought_to_it(fake_mlflow: FakeMlflow) -> None:
+    ended = run_script(f"{DEAF}\nwith configure(): emit(); wait_deaf()", fake_mlflow.uri, kill=signal.SIGTERM)
+    assert ended.code == -signal.SIGTERM, ended.output
+    assert_all_arrived(fake_mlflow, "KILLED")
+
+
+def test_signal_that_a_child_does_not_notice_is_brought_to_it_and_to_nobody_else(fake_mlflow: FakeMlflow) -> None:
+    body = f"""{DEAF}
+with configure():
+    emit(100)
+    (reader, writer) = os.pipe()
+    if (child := os.fork()) == 0:
+        emit(50, start=100)
+        if (grandchild := os.fork()) == 0:
+            emit(50, start=150)
+            os.dup2(writer, 1)
+            wait_deaf()
+        os.write(writer, b"%d " % grandchild)
+        os._exit(0 if os.waitpid(grandchild, 0)[1] == signal.SIGTERM else 1)
+    told = b""
+    while b"ready" not in told: told += os.read(reader, 100)
+    os.kill(int(told.split()[0]), signal.SIGTERM)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+    ended = run_script(body, fake_mlflow.uri)
+    assert ended.code == 0, ended.output
+    assert_all_arrived(fake_mlflow, "FINISHED")
+
+
+def test_signal_that_comes_as_closing_begins_waits_for_its_end(fake_mlflow: FakeMlflow) -> None:
+    body = """
+    from rltelemetry.endings import Endings
+    begin_close = Endings.begin_close
+    def begin_close_later(self):
+        Endings.begin_close = begin_close
+        signal.raise_signal(signal.SIGTERM)
+        begin_close(self)
+    telemetry = configure()
+    emit()
+    Endings.begin_close = begin_close_later
+    telemetry.close()
+    """
+    ended = run_script(body, fake_mlflow.uri)
+    assert ended.code == -signal.SIGTERM, ended.output
+    assert_all_arrived(fake_mlflow, "KILLED")
+
+
 def test_handler_of_the_program_is_left_alone(fake_mlflow: FakeMlflow) -> None:
     body = """
     def handler(*_): raise SystemExit(7)
