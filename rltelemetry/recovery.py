@@ -1,7 +1,8 @@
 """Which spools of dead processes this one takes over, and when: in the background, and never in the way of its own run.
 
-Left behind by whatever killed them: an earlier run on this machine, a forked child that left without a word. Each is
-tried once; what cannot be sent is left to the next start, and to `rltelemetry sync`.
+Left behind by whatever killed them: an earlier run on this machine, a forked child that left without a word; but the
+child of a living parent is that one's to look after. Each is tried once; what cannot be sent is left to the next start,
+and to `rltelemetry sync`.
 """
 
 import asyncio
@@ -62,7 +63,7 @@ class Recovery:
         """Look for abandoned spools for ever; ends by being cancelled, at any point without harm."""
         while True:
             for file in SpoolFile.all_in(self._file.path.parent):
-                if file.path not in self._tried and file.acquire_abandoned():
+                if file.path not in self._tried and not self._is_cared_for(file) and file.acquire_abandoned():
                     self._tried.add(file.path)
                     self._current = asyncio.create_task(self._take_over(file))
                     await self._current
@@ -85,6 +86,10 @@ class Recovery:
     def forget_loop(self) -> None:
         """Start anew: the loop is gone, and with it whoever was sending."""
         self._current = None
+
+    def _is_cared_for(self, file: SpoolFile) -> bool:
+        """Whether it is of another family, whose head lives: the moment that we hold it may be that one's last."""
+        return file.is_child and file.family != self._file.family and file.head.is_owned()
 
     async def _take_over(self, file: SpoolFile) -> None:
         heir = Heir(file, self._settings, self._notices, self._clock, give_way=self._give_way)

@@ -295,6 +295,32 @@ def test_parent_sends_what_its_killed_children_have_left(fake_mlflow: FakeMlflow
     assert list(spools.iterdir()) == []
 
 
+def test_dead_child_of_a_living_parent_is_left_to_it(fake_mlflow: FakeMlflow) -> None:
+    body = """
+    with configure():
+        emit(100)
+        if (child := os.fork()) == 0:
+            emit(100, start=100)
+            time.sleep(0.5)
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(child, 0)
+        print("ready", flush=True)
+        sys.stdin.readline()
+    """
+    with ToxicProxy(fake_mlflow.port) as proxy:
+        proxy.set_mode("hang")
+        with start_script(body, proxy.uri) as process:
+            wait_for_line(process, "ready")
+            other = run_script(
+                "with configure() as other: assert other.wait_ready(10); time.sleep(0.5)", fake_mlflow.uri
+            )
+            proxy.set_mode("pass")
+            output = process.communicate("go\n", timeout=60)[0]
+    assert other.code == process.returncode == 0, output
+    assert "an earlier process" not in other.output
+    assert sorted(len(steps_of(fake_mlflow, run.run_id)) for run in fake_mlflow.runs()) == [0, 200]
+
+
 def test_sync_sends_a_whole_family_to_one_run(fake_mlflow: FakeMlflow, spools: Path) -> None:
     body = """
     telemetry = configure(exit_timeout_s=0.2)
