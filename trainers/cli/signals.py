@@ -4,7 +4,6 @@ SIGINT (Ctrl-C), SIGTERM, SIGHUP (a dropped session) and SIGUSR1 (a batch system
 actions are replaced: `nohup` ignores SIGHUP, and it stays ignored.
 """
 
-import _thread
 import os
 import signal
 import threading
@@ -49,6 +48,7 @@ class Interruption:
         self._first = signal.SIGTERM
         self._first_at = 0.0
         self._is_patient = self._is_overdue = False
+        self._leaving = threading.Lock()
 
     @contextmanager
     def patiently(self) -> Iterator[None]:
@@ -57,7 +57,8 @@ class Interruption:
         try:
             yield
         finally:
-            self._is_patient = False
+            with self._leaving:
+                self._is_patient = False
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """Take a signal; the first outside `patiently` raises SystemExit, a deliberate second ends the process."""
@@ -82,9 +83,11 @@ class Interruption:
         return self._monotonic() - self._first_at >= wait_s
 
     def _lose_patience(self) -> None:
-        if self._is_patient:
-            self._is_overdue = True
-            _thread.interrupt_main(self._first)
+        """Interrupt the patient block, whatever it waits for; on a thread of its own."""
+        with self._leaving:  # behind the block the default action may be back, which would kill
+            if self._is_patient:
+                self._is_overdue = True
+                signal.pthread_kill(threading.main_thread().ident or 0, self._first)
 
 
 @contextmanager
