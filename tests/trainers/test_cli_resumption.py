@@ -181,6 +181,14 @@ def test_auto_starts_and_then_goes_on(telemetry: Any) -> None:
     assert updates(run(*command, num_updates=3)[1]) == [3]
 
 
+def test_auto_starts_again_after_a_kill_between_a_first_checkpoint_and_its_digest(telemetry: Any) -> None:
+    command = [*SMALL, "--resume", "auto", "--checkpointing.directory", "job"]
+    assert updates(run(*command, num_updates=1)[1]) == [1]
+    for digest in Path("job").glob("*.sha256"):
+        digest.unlink()
+    assert updates(run(*command, num_updates=2)[1]) == [1, 2]
+
+
 def test_auto_needs_to_know_where(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--no-mlflow", "--resume", "auto")[0] == 2
     assert "Give it with --checkpointing.directory" in capsys.readouterr().err

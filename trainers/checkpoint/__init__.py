@@ -3,7 +3,7 @@
 from trainers.checkpoint.contents import Checkpoint, decode, encode
 from trainers.checkpoint.keeper import Keeper
 from trainers.checkpoint.state import Progress, RunState, Stateful
-from trainers.checkpoint.store import CheckpointFolder, Found, newest_good, read_text
+from trainers.checkpoint.store import CheckpointFolder, Found, checkpoints_in, files_of, newest_good, read_text
 
 __all__ = [
     "Checkpoint",
@@ -13,8 +13,10 @@ __all__ = [
     "Progress",
     "RunState",
     "Stateful",
+    "checkpoints_in",
     "decode",
     "encode",
+    "files_of",
     "newest_good",
     "read_text",
 ]

@@ -23,12 +23,12 @@ from typing import Final, NamedTuple
 
 from trainers.errors import CheckpointError
 
-__all__ = ["CheckpointFolder", "Found", "newest_good", "read_text"]
+__all__ = ["CheckpointFolder", "Found", "checkpoints_in", "files_of", "newest_good", "read_text"]
 
 NAME: Final = re.compile(r"update-(\d{8,12})\.pt")
 SUFFIX: Final = ".pt"
 MANIFEST_SUFFIX: Final = ".sha256"
-TEMPORARY: Final = re.compile(r"\.(update-\d{8,12}\.(pt|sha256)|latest|[a-z]+\.(json|yaml))\.\d+\.new")
+TEMPORARY: Final = re.compile(r"\.(update-\d{8,12}\.(pt|sha256)|latest|[a-z]+\.json)\.\d+\.new")
 LATEST: Final = "latest"
 LOCK: Final = "lock"
 
@@ -172,6 +172,23 @@ def newest_good(path: Path, warn: Warn) -> Found:
         return _newest_good(folder, folder_path, sorted(updates, reverse=True), warn)
     finally:
         os.close(folder)
+
+
+def checkpoints_in(path: Path) -> list[Path]:
+    """Return the checkpoints of a folder, good or not, oldest first; none if it cannot be read."""
+    try:
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return []
+    try:
+        return [path / _name(update) for update in sorted(_updates(folder))]
+    finally:
+        os.close(folder)
+
+
+def files_of(checkpoint: Path) -> list[Path]:
+    """Return the files of a checkpoint: itself, and the digest without which it does not exist."""
+    return [checkpoint, checkpoint.with_name(_manifest(checkpoint.name))]
 
 
 def read_text(path: Path, name: str) -> str | None:

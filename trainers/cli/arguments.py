@@ -11,8 +11,9 @@ from typing import Annotated, Any, Final, Generic, TypeVar
 import tyro
 from pydantic import BaseModel, Field, create_model
 
+from trainers.checkpoint import checkpoints_in
 from trainers.cli.algorithms import AlgorithmEntry
-from trainers.cli.resumption import AUTO, Saved, check_changes, holds_checkpoints, read_saved
+from trainers.cli.resumption import AUTO, Saved, check_changes, read_saved
 from trainers.config import Change, RunConfig, dump, load
 from trainers.errors import ConfigError
 
@@ -121,7 +122,7 @@ def _saved_in_its_folder(config: ConfigT, algorithm: AlgorithmEntry[ConfigT]) ->
     directory = config.checkpointing.directory
     if directory is None:
         raise ConfigError("--resume auto: got no folder; expected one. Give it with --checkpointing.directory.")
-    return read_saved(Path(directory), algorithm) if holds_checkpoints(Path(directory)) else None
+    return read_saved(Path(directory), algorithm) if checkpoints_in(Path(directory)) else None
 
 
 def _saving_to(folder: Path, config: ConfigT) -> ConfigT:

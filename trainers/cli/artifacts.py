@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from rltelemetry import Telemetry
-from trainers.checkpoint import CheckpointFolder, read_text
+from trainers.checkpoint import CheckpointFolder, checkpoints_in, files_of, read_text
 from trainers.config import RunConfig, dump
 from trainers.emit import Emitter
 
@@ -65,10 +65,10 @@ class Artifacts:
         if not self._is_on:
             return
         self._uploaded.append(path)
-        for file in _files(path):
+        for file in files_of(path):
             self._telemetry.log_artifact(file, f"{CHECKPOINTS}/{file.name}")
         while len(self._uploaded) > self._config.checkpointing.keep:
-            for file in _files(self._uploaded.popleft()):
+            for file in files_of(self._uploaded.popleft()):
                 self._telemetry.remove_artifact(f"{CHECKPOINTS}/{file.name}")
         self._draw()
 
@@ -93,9 +93,4 @@ def restore_curve(emitter: Emitter, folder: Path, timesteps: int) -> None:
 
 def _up_to(checkpoint: Path) -> list[Path]:
     """A run's checkpoints on disk, oldest first."""
-    return sorted(path for path in checkpoint.parent.glob("update-*.pt") if path.name <= checkpoint.name)
-
-
-def _files(checkpoint: Path) -> list[Path]:
-    """A checkpoint, and the digest without which it does not exist."""
-    return [checkpoint, checkpoint.with_suffix(".sha256")]
+    return [path for path in checkpoints_in(checkpoint.parent) if path.name <= checkpoint.name]

@@ -15,7 +15,7 @@ from trainers.errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     from trainers.checkpoint import Checkpoint
 
-__all__ = ["AUTO", "Saved", "check_changes", "holds_checkpoints", "read_saved"]
+__all__ = ["AUTO", "Saved", "check_changes", "read_saved"]
 
 AUTO: Final = "auto"
 """Go on if there is something to go on from, else start: one command for a batch system that starts jobs again."""
@@ -71,11 +71,6 @@ def read_saved(path: Path, algorithm: AlgorithmEntry[ConfigT]) -> Saved[ConfigT]
             "version."
         ) from None
     return Saved(path, found.path, checkpoint, config)
-
-
-def holds_checkpoints(folder: Path) -> bool:
-    """Return whether a run has saved something there."""
-    return any(folder.glob("update-*.pt"))
 
 
 def check_changes(saved: Saved[ConfigT], config: ConfigT) -> list[Change]:
