@@ -144,7 +144,7 @@ class Heir:
 
     def _forget_if_gone(self, outcome: Outcome | None) -> None:
         """Do not wait for a run that its server does not know any more, if there is nothing to be sent to it."""
-        if outcome is not None and outcome.status == 404 and outcome.error_code and self._spool.is_empty:
+        if outcome is not None and outcome.is_missing and self._spool.is_empty:
             self._spool.put("is_over", True)
 
     @contextlib.contextmanager

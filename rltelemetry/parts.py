@@ -69,7 +69,7 @@ class Parts:
         self._clock = SystemClock()
         self._open_spans: set[Span] = set()
         self.handoff = Handoff(settings.queue_events, settings.queue_bytes, self._open_spans, add_foreign_event)
-        problems = list(resolved.warnings)
+        problems = [*resolved.ignored, *resolved.risks]
         self._console = self._make_console(problems, environ)
         self._notices = Notices(self._console.write, self._clock)
         self.filter = self._make_filter(problems)

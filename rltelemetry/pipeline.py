@@ -35,7 +35,8 @@ def configure(settings: Settings | None = None, **fields: Any) -> "Telemetry":
 
     Args:
         settings: settings made elsewhere; `fields` win over it.
-        **fields: fields of `Settings`; they win over the environment, and that over the defaults.
+        **fields: fields of `Settings`; they win over the environment, and that over the defaults. None means "not
+            given".
 
     Returns:
         The open pipeline: a context manager that ends the run FINISHED, FAILED (exception) or KILLED (signal).
@@ -44,7 +45,7 @@ def configure(settings: Settings | None = None, **fields: Any) -> "Telemetry":
         SettingsError: a keyword argument is unknown or cannot be used.
     """
     given = {name: getattr(settings, name) for name in settings.model_fields_set} if settings else {}
-    resolved = resolve(given | fields)
+    resolved = resolve(given | {name: value for name, value in fields.items() if value is not None})
     if _current.telemetry is not None:
         _current.telemetry.close()
     telemetry = Telemetry(resolved)

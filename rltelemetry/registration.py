@@ -7,7 +7,19 @@ a request whose answer nobody waited for is an empty twin, which is removed late
 from typing import Final, Literal
 
 from rltelemetry.plan import CLIENT_UUID_TAG, OWNER_TAG, REASON_TAG, RunPlan
-from rltelemetry.sinks.mlflow import NO_RUN, MlflowClient, Outcome, Patience, RunFacts, Verdict, read_run, read_runs
+from rltelemetry.schema import DEFAULT_EXPERIMENT
+from rltelemetry.sinks.mlflow import (
+    NO_EXPERIMENT,
+    NO_RUN,
+    MlflowClient,
+    Outcome,
+    Patience,
+    RunFacts,
+    Verdict,
+    read_experiment,
+    read_run,
+    read_runs,
+)
 
 __all__ = ["Registration", "Role"]
 
@@ -85,18 +97,19 @@ class Registration:
     async def _find_experiment(self) -> str | Outcome:
         name, given_id = self._plan.experiment_name, self._plan.experiment_id
         if name is None:
-            return given_id or "0"
+            return given_id or DEFAULT_EXPERIMENT
         found = await self._client.get_experiment_by_name(name, self._patience.left_s())
-        if found.status == 404 and found.error_code:
+        if found.is_missing:
             created = await self._client.create_experiment(name, self._patience.left_s())
             if created.error_code == "RESOURCE_ALREADY_EXISTS":  # somebody was faster
                 created = await self._client.get_experiment_by_name(name, self._patience.left_s())
             found = created
         if not found.is_delivered:
             return found
-        answer = found.answer
-        known = str(answer.get("experiment_id") or answer.get("experiment", {}).get("experiment_id"))
-        if given_id not in {None, known}:
-            cause = f"experiment {name!r} has the id {known}, not {given_id}"
+        experiment = read_experiment(found.answer)
+        if experiment is None:
+            return NO_EXPERIMENT
+        if given_id not in {None, experiment.experiment_id}:
+            cause = f"experiment {name!r} has the id {experiment.experiment_id}, not {given_id}"
             return Outcome(Verdict.HELD, 400, cause, "Give MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID.")
-        return known
+        return experiment.experiment_id

@@ -16,6 +16,7 @@ from rltelemetry.clock import Clock
 from rltelemetry.notices import Notices
 from rltelemetry.plan import HEARTBEAT_TAG, REASON_TAG, RunPlan
 from rltelemetry.registration import Registration, Role
+from rltelemetry.schema import MAX_ENTRIES
 from rltelemetry.settings import Settings
 from rltelemetry.sinks.mlflow import (
     Alarm,
@@ -34,8 +35,6 @@ __all__ = ["Run"]
 HEARTBEAT_S: Final = 60.0
 MAX_BACKOFF_S: Final = 5.0
 """Longest pause between two tries to reach a server that is starting or behind a tunnel."""
-
-PARAMS_A_CALL: Final = 100
 
 
 class Run:
@@ -145,13 +144,11 @@ class Run:
 
     def log_params(self, params: Mapping[str, str]) -> None:
         """Queue parameters."""
-        items = list(params.items())
-        for start in range(0, len(items), PARAMS_A_CALL):
-            self._spool.append_call("params", dict(items[start : start + PARAMS_A_CALL]))
+        self._append_entries("params", params)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Queue tags."""
-        self._spool.append_call("tags", dict(tags))
+        self._append_entries("tags", tags)
 
     def log_artifact(self, path: str, name: str) -> None:
         """Queue a file."""
@@ -177,6 +174,11 @@ class Run:
         """Start anew: the loop is gone, and with it whoever was waiting."""
         self._alarm = Alarm(self._clock)
         self._waiters: list[asyncio.Future[None]] = []
+
+    def _append_entries(self, name: str, texts: Mapping[str, str]) -> None:
+        items = list(texts.items())
+        for start in range(0, len(items), MAX_ENTRIES):
+            self._spool.append_call(name, dict(items[start : start + MAX_ENTRIES]))
 
     def _know(self, facts: RunFacts) -> None:
         self.facts = facts

@@ -8,8 +8,12 @@ from enum import Enum
 __all__ = [
     "CATEGORY_ALIASES",
     "CATEGORY_FIELDS",
+    "DEFAULT_EXPERIMENT",
     "DEFAULT_LABELS",
+    "MAX_ENTRIES",
     "MAX_KEY_LENGTH",
+    "MAX_PARAM_LENGTH",
+    "MAX_TAG_LENGTH",
     "RESERVED_FIELDS",
     "STEP_FIELDS",
     "Category",
@@ -48,6 +52,18 @@ STEP_FIELDS: tuple[str, ...] = ("timesteps", "policy_version", "step", "global_s
 
 RESERVED_FIELDS: frozenset[str] = frozenset({"category", "telemetry", "message", "event"})
 """Never exported as metric keys."""
+
+DEFAULT_EXPERIMENT = "0"
+"""The experiment that every MLflow server has, and where a run goes that names none."""
+
+MAX_ENTRIES = 100
+"""MLflow refuses more parameters, or tags, in one request."""
+
+MAX_PARAM_LENGTH = 6000
+"""MLflow refuses longer values of parameters."""
+
+MAX_TAG_LENGTH = 8000
+"""MLflow refuses longer values of tags."""
 
 MAX_KEY_LENGTH = 250
 """MLflow refuses longer metric keys, and with them the whole batch."""

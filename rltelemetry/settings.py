@@ -168,11 +168,12 @@ ENVIRONMENT: tuple[Variable, ...] = (
 
 
 class Resolved(NamedTuple):
-    """The settings in force, where each one came from that is not a default, and what could not be used."""
+    """The settings in force, where each one came from that is not a default, what is ignored, and what is risky."""
 
     settings: Settings
     sources: dict[str, str]
-    warnings: list[str]
+    ignored: list[str]
+    risks: list[str]
 
     def aimed_at(self, uri: str) -> Settings:
         """Return the settings for a server that data itself names, unless an argument names another one.
@@ -203,7 +204,8 @@ def resolve(fields: Mapping[str, Any], environ: Mapping[str, str] = os.environ) 
         raise SettingsError(_explain(error)) from None
     sources = dict.fromkeys(given, "argument")
     given |= _set_fields(settings)
-    warnings: list[str] = []
+    ignored: list[str] = []
+    risks: list[str] = []
     for variable in ENVIRONMENT:
         name = next((name for name in variable.names if environ.get(name)), None)
         if name is None or variable.field in given:
@@ -212,16 +214,14 @@ def resolve(fields: Mapping[str, Any], environ: Mapping[str, str] = os.environ) 
             settings = Settings(**{**given, variable.field: variable.parse(environ[name])})
         except ValueError as error:
             reason = _explain(error) if isinstance(error, ValidationError) else str(error)
-            warnings.append(f"environment variable {name} is ignored: {reason}")
+            ignored.append(f"environment variable {name} is ignored: {reason}")
             continue
         given |= _set_fields(settings)
         sources[variable.field] = name
     if settings.insecure_tls:
         source = sources.get("insecure_tls", "insecure_tls")
-        warnings.append(
-            f"{source} is set: the server's certificate is not checked, and anybody on the way can read all"
-        )
-    return Resolved(settings, sources, warnings)
+        risks.append(f"{source} is set: the server's certificate is not checked, and anybody on the way can read all")
+    return Resolved(settings, sources, ignored, risks)
 
 
 def _server_of(uri: str) -> tuple[str, str]:

@@ -1,12 +1,11 @@
 """Whether the server lets us in, has the experiment, and takes traces for it."""
 
 from rltelemetry.doctor.findings import Finding, failed, ok, skipped
+from rltelemetry.schema import DEFAULT_EXPERIMENT
 from rltelemetry.settings import Settings
-from rltelemetry.sinks.mlflow import NO_RUN, MlflowClient, Outcome, read_run
+from rltelemetry.sinks.mlflow import NO_EXPERIMENT, NO_RUN, MlflowClient, Outcome, read_experiment, read_run
 
-__all__ = ["DEFAULT_EXPERIMENT", "check_access", "check_run", "check_traces"]
-
-DEFAULT_EXPERIMENT = "0"
+__all__ = ["check_access", "check_run", "check_traces"]
 
 
 async def check_access(client: MlflowClient, settings: Settings, timeout_s: float) -> tuple[list[Finding], str | None]:
@@ -45,7 +44,7 @@ async def check_traces(client: MlflowClient, settings: Settings, experiment_id: 
     if outcome.status == 400:
         return ok("traces", "POST /v1/traces accepts the header (an empty export is answered 400, as it should be)")
     seen, remedy = _TRACE_ANSWERS.get(outcome.status, (outcome.cause, outcome.remedy or "Check the address."))
-    if outcome.status == 404 and outcome.error_code:
+    if outcome.is_missing:
         seen, remedy = outcome.cause, "Give the id of an experiment that exists."
     return failed("traces", f"POST /v1/traces: {seen}", remedy)
 
@@ -82,7 +81,7 @@ def _who(settings: Settings) -> str:
 def _judge(outcome: Outcome, name: str | None, given_id: str | None) -> tuple[Finding, str | None]:
     what = f"{name!r}" if name is not None else f"{given_id or DEFAULT_EXPERIMENT}"
     source = "MLFLOW_EXPERIMENT_NAME" if name is not None else "MLFLOW_EXPERIMENT_ID"
-    if outcome.status == 404 and outcome.error_code:
+    if outcome.is_missing:
         if name is not None:
             return ok("experiment", f"{what} does not exist yet and will be made"), DEFAULT_EXPERIMENT
         return failed(
@@ -92,12 +91,14 @@ def _judge(outcome: Outcome, name: str | None, given_id: str | None) -> tuple[Fi
         ), None
     if not outcome.is_delivered:
         return failed("experiment", outcome), None
-    experiment = outcome.answer.get("experiment", {})
-    found = str(experiment.get("experiment_id"))
-    if experiment.get("lifecycle_stage") == "deleted":
+    experiment = read_experiment(outcome.answer)
+    if experiment is None:
+        return failed("experiment", NO_EXPERIMENT), None
+    found = experiment.experiment_id
+    if experiment.is_deleted:
         remedy = f"Restore it (`mlflow experiments restore --experiment-id {found}`), or set {source} to another."
         return failed("experiment", f"{what} has been deleted", remedy), None
     if given_id not in {None, found}:
         seen = f"the experiment {what} has the id {found}, not {given_id}"
         return failed("experiment", seen, "Give MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID, not both."), None
-    return ok("experiment", f"{experiment.get('name')!r} has the id {found}"), found
+    return ok("experiment", f"{experiment.name!r} has the id {found}"), found

@@ -81,12 +81,10 @@ class Examination:
 
     def _of_settings(self) -> Iterator[Finding]:
         uri, source = self._settings.tracking_uri, self._resolved.sources.get("tracking_uri", "the default")
-        ignored = [text for text in self._resolved.warnings if "is ignored" in text]
-        others = [text for text in self._resolved.warnings if text not in ignored]
-        if ignored:
-            yield failed("settings", "; ".join(ignored), "Correct the variable, or unset it.")
-        elif others:
-            yield warning("settings", "; ".join(others))
+        if self._resolved.ignored:
+            yield failed("settings", "; ".join(self._resolved.ignored), "Correct the variable, or unset it.")
+        elif self._resolved.risks:
+            yield warning("settings", "; ".join(self._resolved.risks))
         else:
             yield ok("settings", f"{uri} ({source})")
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Final
 
 from rltelemetry.errors import SettingsError
+from rltelemetry.schema import DEFAULT_EXPERIMENT
 from rltelemetry.settings import Settings
-from rltelemetry.sinks.mlflow import MlflowClient, SpoolFile, read_runs
+from rltelemetry.sinks.mlflow import MlflowClient, SpoolFile, read_experiment, read_runs
 from rltelemetry.tail.board import Board
 from rltelemetry.tail.sources import SpoolSource
 
@@ -84,9 +85,15 @@ def _of_run(run_id: str, tracking_uri: str, settings: Settings) -> Target:
 
 
 async def _latest_run(settings: Settings) -> str | None:
-    client = MlflowClient(settings)
+    client, timeout_s = MlflowClient(settings), settings.request_timeout_s
+    experiment_id = settings.experiment_id or DEFAULT_EXPERIMENT
     try:
-        outcome = await client.latest_run(settings.experiment_id or "0", settings.request_timeout_s)
+        if settings.experiment_name is not None:
+            found = await client.get_experiment_by_name(settings.experiment_name, timeout_s)
+            if (experiment := read_experiment(found.answer)) is None:
+                return None
+            experiment_id = experiment.experiment_id
+        outcome = await client.latest_run(experiment_id, timeout_s)
     finally:
         await client.close()
     return next((run.run_id for run in read_runs(outcome.answer)), None)

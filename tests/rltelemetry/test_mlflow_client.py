@@ -14,9 +14,10 @@ from typing import Any
 import httpx
 import pytest
 
+from rltelemetry.schema import MAX_PARAM_LENGTH
 from rltelemetry.settings import Settings, resolve
 from rltelemetry.sinks.mlflow import client as client_module
-from rltelemetry.sinks.mlflow.client import CHUNK_BYTES, MAX_PARAM, MlflowClient
+from rltelemetry.sinks.mlflow.client import CHUNK_BYTES, MlflowClient
 from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict
 from rltelemetry.sinks.mlflow.transport import AsyncioTransport
 from rltelemetry.testing import FakeMlflow, MlflowServer, ToxicProxy
@@ -109,7 +110,7 @@ def test_parameters_and_tags_are_cut_to_what_mlflow_takes(any_mlflow: MlflowServ
     assert ask(any_mlflow.uri, lambda client: client.log_params(run_id, params, TIMEOUT_S)).is_delivered
     assert ask(any_mlflow.uri, lambda client: client.set_tags(run_id, {"t": "v"}, TIMEOUT_S)).is_delivered
     run = any_mlflow.run(run_id)
-    assert len(run.params["long"]) == MAX_PARAM
+    assert len(run.params["long"]) == MAX_PARAM_LENGTH
     assert (run.params["lone"], run.params["é"], run.tags["t"]) == ("a?b", "日", "v")
 
 

@@ -496,6 +496,18 @@ def test_refused_parameter_costs_itself_only() -> None:
     assert "refuses parameters for good" in bench.said[0]
 
 
+def test_time_out_while_calls_are_taken_apart_is_answered_with_more_patience() -> None:
+    bench = Bench()
+    bench.spool.append_call("params", {"a": "1"})
+    assert bench.drain()
+    bench.spool.append_call("params", {"a": "2", "b": "3"})
+    before = len(bench.requests)
+    bench.fail(None, httpx.ReadTimeout("slow"))
+    assert bench.drain()
+    together, first, again = bench.timeouts[before : before + 3]
+    assert together == first < again
+
+
 @pytest.mark.parametrize("hiccup", [status(500), status(504), status(401)])
 def test_removal_that_fails_once_is_tried_again(hiccup: httpx.Response) -> None:
     bench = Bench()

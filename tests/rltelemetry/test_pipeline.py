@@ -40,6 +40,13 @@ def values(server: FakeMlflow, run_id: str | None) -> dict[str, list[tuple[int, 
     return found
 
 
+def test_argument_that_is_none_leaves_given_settings_alone(fake_mlflow: FakeMlflow) -> None:
+    given = rltelemetry.Settings(tracking_uri=fake_mlflow.uri, console="off", run_name="given")
+    with rltelemetry.configure(given, tracking_uri=None, run_name=None) as telemetry:
+        assert telemetry.wait_ready(20)
+    assert [run.name for run in fake_mlflow.runs()] == ["given"]
+
+
 def test_one_call_becomes_a_point_an_event_and_a_line(
     configure: Configure, fake_mlflow: FakeMlflow, capsys: pytest.CaptureFixture[str]
 ) -> None:

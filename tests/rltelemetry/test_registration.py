@@ -83,6 +83,16 @@ def test_real_server_says_the_same(any_mlflow: Any) -> None:
     assert len(any_mlflow.runs(experiment)) == 1
 
 
+@pytest.mark.parametrize("answer", [{}, {"experiment": None}, {"experiment": []}, {"experiment": {"name": "walk"}}])
+def test_answer_without_an_experiment_is_none_of_mlflows(answer: Any) -> None:
+    desk = Desk(experiment_name="walk")
+    desk.fail(status(200, answer, content_type="application/json"), route="experiments/get-by-name")
+    outcome = desk.register()
+    assert isinstance(outcome, Outcome)
+    assert "holds no experiment" in outcome.cause
+    assert desk.created() == 0
+
+
 @pytest.mark.parametrize("failure", [httpx.ReadError("reset"), httpx.ReadTimeout("slow"), status(503)])
 def test_answer_that_was_lost_makes_no_second_run(failure: Any) -> None:
     desk = Desk()

@@ -203,10 +203,14 @@ def test_child_knows_at_once_what_its_parent_knew() -> None:
     assert Life("owner", run_id="r").life.run_id is None, "a given run may not exist"
 
 
-def test_many_parameters_go_in_calls_of_a_hundred() -> None:
+def test_many_parameters_and_tags_go_in_calls_of_a_hundred() -> None:
     life = Life()
-    life.life.log_params({f"p{index}": "1" for index in range(250)})
-    assert [len(arguments) for _, arguments in life.calls()] == [100, 100, 50]
+    many = {f"p{index}": "1" for index in range(250)}
+    life.life.log_params(many)
+    life.life.set_tags(many)
+    assert [(name, len(arguments)) for name, arguments in life.calls()] == [
+        (name, count) for name in ("params", "tags") for count in (100, 100, 50)
+    ]
 
 
 @pytest.mark.parametrize(("role", "calls"), [("owner", 1), ("heir", 1), ("child", 0)])

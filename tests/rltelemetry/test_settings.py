@@ -82,7 +82,7 @@ def test_none_and_an_empty_variable_mean_not_given() -> None:
 def test_variable_that_cannot_be_used_is_named_and_ignored(name: str, text: str) -> None:
     resolved = resolve({}, {name: text})
     assert resolved.settings == Settings()
-    [warning] = resolved.warnings
+    [warning] = resolved.ignored
     assert name in warning
 
 
@@ -130,14 +130,14 @@ def test_userinfo_of_an_argument_wins_over_the_environment() -> None:
 
 
 def test_bad_address_with_a_secret_does_not_show_it() -> None:
-    [warning] = resolve({}, {"MLFLOW_TRACKING_URI": f"ftp://ann:{SECRET}@host"}).warnings
+    [warning] = resolve({}, {"MLFLOW_TRACKING_URI": f"ftp://ann:{SECRET}@host"}).ignored
     assert SECRET not in warning
 
 
 def test_unchecked_certificate_is_said_loudly() -> None:
-    [warning] = resolve({}, {"MLFLOW_TRACKING_INSECURE_TLS": "true"}).warnings
+    [warning] = resolve({}, {"MLFLOW_TRACKING_INSECURE_TLS": "true"}).risks
     assert "MLFLOW_TRACKING_INSECURE_TLS" in warning
-    assert resolve({}, {"MLFLOW_TRACKING_INSECURE_TLS": "false"}).warnings == []
+    assert resolve({}, {"MLFLOW_TRACKING_INSECURE_TLS": "false"}).risks == []
 
 
 def test_settings_cannot_be_changed() -> None:

@@ -353,6 +353,14 @@ def test_latest_run_of_the_server_where_there_is_no_spool(any_mlflow: MlflowServ
     assert the_target(tracking_uri=any_mlflow.uri, experiment_id=experiment_id).run_id == run_id
 
 
+def test_latest_run_of_an_experiment_that_is_known_by_name(any_mlflow: MlflowServer) -> None:
+    name = f"tail {os.urandom(4).hex()}"
+    run_id = any_mlflow.create_run("only", any_mlflow.create_experiment(name))
+    assert the_target(tracking_uri=any_mlflow.uri, experiment_name=name).run_id == run_id
+    with pytest.raises(SettingsError, match="got no run"):
+        the_target(tracking_uri=any_mlflow.uri, experiment_name=f"{name}, which nobody has made")
+
+
 @pytest.mark.parametrize("wish", ["nonsense", "/nowhere/at/all"])
 def test_wish_that_means_nothing_is_a_mistake(wish: str) -> None:
     with pytest.raises(SettingsError, match="expected a directory"):

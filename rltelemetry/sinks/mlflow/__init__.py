@@ -2,8 +2,10 @@
 
 from rltelemetry.sinks.mlflow.alarm import Alarm
 from rltelemetry.sinks.mlflow.answers import (
+    NO_EXPERIMENT,
     NO_RUN,
     RunFacts,
+    read_experiment,
     read_points,
     read_run,
     read_runs,
@@ -27,6 +29,7 @@ from rltelemetry.sinks.mlflow.storage import SpoolFile
 __all__ = [
     "FOREVER",
     "LOOPBACK",
+    "NO_EXPERIMENT",
     "NO_RUN",
     "Alarm",
     "Breaker",
@@ -44,6 +47,7 @@ __all__ = [
     "Verdict",
     "Waiting",
     "make_loop",
+    "read_experiment",
     "read_points",
     "read_run",
     "read_runs",

@@ -10,10 +10,38 @@ from rltelemetry.plan import OWNER_TAG, REASON_TAG
 from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict
 from rltelemetry.types import MetricPoint
 
-__all__ = ["NO_RUN", "RunFacts", "read_points", "read_run", "read_runs", "read_trace_ids", "run_page", "trace_name"]
+__all__ = [
+    "NO_EXPERIMENT",
+    "NO_RUN",
+    "ExperimentFacts",
+    "RunFacts",
+    "read_experiment",
+    "read_points",
+    "read_run",
+    "read_runs",
+    "read_trace_ids",
+    "run_page",
+    "trace_name",
+]
 
-NO_RUN: Final = Outcome(Verdict.HELD, 200, "the answer holds no run", "Is it an MLflow server that answers there?")
-"""What becomes of a question for a run whose answer is none."""
+REMEDY: Final = "Is it an MLflow server that answers there?"
+NO_RUN: Final = Outcome(Verdict.HELD, 200, "the answer holds no run", REMEDY)
+NO_EXPERIMENT: Final = Outcome(Verdict.HELD, 200, "the answer holds no experiment", REMEDY)
+"""What becomes of a question whose answer does not hold what was asked for."""
+
+
+class ExperimentFacts(NamedTuple):
+    """What the server says of an experiment.
+
+    Attributes:
+        experiment_id: its id.
+        name: what it is called; empty if it has just been made.
+        is_deleted: whether it is in MLflow's bin.
+    """
+
+    experiment_id: str
+    name: str
+    is_deleted: bool
 
 
 class RunFacts(NamedTuple):
@@ -46,6 +74,19 @@ class RunFacts(NamedTuple):
         """Where its artifacts go, below the server's artifact route; None if it takes none."""
         scheme, _, root = self.artifact_uri.partition(":")
         return root.strip("/") if scheme == "mlflow-artifacts" else None
+
+
+def read_experiment(answer: Mapping[str, Any]) -> ExperimentFacts | None:
+    """Return the experiment of an answer, one of which it only tells the new id included; None if there is none."""
+    try:
+        experiment = answer.get("experiment") or answer
+        return ExperimentFacts(
+            experiment_id=str(experiment["experiment_id"]),
+            name=str(experiment.get("name") or ""),
+            is_deleted=experiment.get("lifecycle_stage") == "deleted",
+        )
+    except (KeyError, TypeError, AttributeError):
+        return None
 
 
 def read_run(answer: Mapping[str, Any]) -> RunFacts | None:

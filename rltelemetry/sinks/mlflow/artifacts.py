@@ -53,8 +53,6 @@ class ArtifactStream:
             self._spool.bury(row, outcome.cause)
             self._notices.warn("refused artifact", f"MLflow refuses an artifact for good: {outcome.cause}")
             return Outcome(Verdict.DELIVERED)
-        elif outcome.is_timeout:
-            self.patience.grow()
         return outcome
 
     async def _perform(self, artifact: Mapping[str, Any]) -> Outcome:
@@ -71,7 +69,7 @@ class ArtifactStream:
     def _judge_removal(self, outcome: Outcome) -> Outcome:
         """A file that is not there, or must stay, is removed as far as that goes; a hiccup is tried again."""
         self._server_errors = self._server_errors + 1 if outcome.status == SERVER_ERROR else 0
-        is_not_there = outcome.status == 404 and bool(outcome.error_code)
+        is_not_there = outcome.is_missing
         is_refused = outcome.verdict is Verdict.POISON or outcome.status in {405, 501} or _is_switched_off(outcome)
         if is_not_there or is_refused or self._server_errors >= MOST_SERVER_ERRORS:
             self._server_errors = 0

@@ -40,8 +40,6 @@ class CallStream:
         elif outcome.verdict is Verdict.POISON:
             self._bury(row, name, outcome.cause)
             return Outcome(Verdict.DELIVERED)
-        elif outcome.is_timeout:
-            self.patience.grow()
         return outcome
 
     async def _perform(self, run_id: str, name: str, arguments: dict[str, Any]) -> Outcome:

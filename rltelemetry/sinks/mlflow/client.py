@@ -19,21 +19,19 @@ from urllib.parse import quote
 
 from pydantic_core import to_json
 
+from rltelemetry.schema import MAX_PARAM_LENGTH, MAX_TAG_LENGTH
 from rltelemetry.settings import Settings
 from rltelemetry.sinks.mlflow.http import Body, BodyError, Http, Transport
 from rltelemetry.sinks.mlflow.outcome import Outcome, Verdict, classify
 from rltelemetry.types import MetricPoint
 
-__all__ = ["MAX_PARAM", "MAX_PARAMS", "MAX_TAG", "MlflowClient"]
+__all__ = ["MlflowClient"]
 
 API: Final = "/api/2.0/mlflow/"
 API_3: Final = "/api/3.0/mlflow/"
 ARTIFACTS: Final = "/api/2.0/mlflow-artifacts/artifacts/"
 JSON: Final = {"Content-Type": "application/json"}
 
-MAX_PARAMS: Final = 100
-MAX_PARAM: Final = 6000
-MAX_TAG: Final = 8000
 CHUNK_BYTES: Final = 1 << 18
 PAGE: Final = 5000
 VERSION: Final = re.compile(r"\d+\.\d+[\w.+-]*")
@@ -131,12 +129,14 @@ class MlflowClient:
         return await self._request("POST", API + "runs/log-batch", timeout_s, body=encoded, headers=JSON)
 
     async def log_params(self, run_id: str, params: Mapping[str, str], timeout_s: float) -> Outcome:
-        """Store at most MAX_PARAMS parameters; a value that differs from a stored one is refused."""
-        return await self._post("runs/log-batch", {"run_id": run_id, "params": _pairs(params, MAX_PARAM)}, timeout_s)
+        """Store at most MAX_ENTRIES parameters; a value that differs from a stored one is refused."""
+        return await self._post(
+            "runs/log-batch", {"run_id": run_id, "params": _pairs(params, MAX_PARAM_LENGTH)}, timeout_s
+        )
 
     async def set_tags(self, run_id: str, tags: Mapping[str, str], timeout_s: float) -> Outcome:
-        """Set at most 100 tags."""
-        return await self._post("runs/log-batch", {"run_id": run_id, "tags": _pairs(tags, MAX_TAG)}, timeout_s)
+        """Set at most MAX_ENTRIES tags."""
+        return await self._post("runs/log-batch", {"run_id": run_id, "tags": _pairs(tags, MAX_TAG_LENGTH)}, timeout_s)
 
     async def send_traces(self, spans: bytes, experiment_id: str, run_id: str | None, timeout_s: float) -> Outcome:
         """Store encoded spans; idempotent."""

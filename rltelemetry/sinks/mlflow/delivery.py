@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from rltelemetry.clock import Clock
 from rltelemetry.notices import Notices
+from rltelemetry.schema import DEFAULT_EXPERIMENT
 from rltelemetry.settings import Settings
 from rltelemetry.sinks.mlflow.artifacts import ArtifactStream
 from rltelemetry.sinks.mlflow.backoff import Breaker, Patience
@@ -71,7 +72,7 @@ class Delivery:
             {
                 "call": CallStream(way()),
                 "points": PointStream(way(), settings.request_attempts, num_uncertain),
-                "traces": TraceStream(way(), settings.experiment_id or "0"),
+                "traces": TraceStream(way(), settings.experiment_id or DEFAULT_EXPERIMENT),
             }
         )
         self._uploads = lane({"artifact": ArtifactStream(way())})

@@ -203,6 +203,8 @@ class Lane:
     def _failed(self, stream: Stream, outcome: Outcome) -> None:
         """Decide when to try again; say why once it is more than a hiccup."""
         self.last_failure = outcome
+        if outcome.is_timeout:
+            stream.patience.grow()
         breaker = self._server if outcome.is_server_wide else stream.breaker
         breaker.fail(outcome)
         if breaker.is_open or outcome.verdict is Verdict.HELD:

@@ -84,6 +84,11 @@ class Outcome:
         """MLflow's name of the error, if the answer is MLflow's."""
         return str(self.answer.get("error_code", "")) if self.status >= 400 else ""
 
+    @property
+    def is_missing(self) -> bool:
+        """Whether MLflow itself does not know what it was asked for; a route that is not there has no error's name."""
+        return self.status == 404 and bool(self.error_code)
+
     def __str__(self) -> str:
         return f"{self.cause.rstrip('.')}. {self.remedy}".rstrip()
 

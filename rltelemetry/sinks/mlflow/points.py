@@ -117,9 +117,8 @@ class PointStream:
             self.patience.reset()
 
     def _learn(self, outcome: Outcome, num_points: int) -> None:
-        """Send less, and wait longer, after a time-out; remember what may have arrived."""
+        """Send less after a time-out; remember what may have arrived."""
         if outcome.is_uncertain:
             self._num_uncertain = max(self._num_uncertain, num_points)
         if outcome.is_timeout:
             self._limit = max(1, num_points // 2)
-            self.patience.grow()

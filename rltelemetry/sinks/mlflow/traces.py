@@ -63,7 +63,6 @@ class TraceStream:
             return await self._single_out(rows, outcome)
         elif outcome.is_timeout:
             self._is_careful |= len(rows) > 1  # until nothing waits: less at once passes a thin line
-            self.patience.grow()
         return outcome
 
     async def _single_out(self, rows: Sequence[Row], refusal: Outcome) -> Outcome | None:
