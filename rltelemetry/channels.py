@@ -1,9 +1,9 @@
 """Named channels of events: levels, and from which one each logger's events are wanted, read live."""
 
+import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, Final
-
-from structlog._frames import _find_first_app_frame_and_name
 
 from rltelemetry.handoff import CELL
 from rltelemetry.values import safe_text
@@ -67,7 +67,7 @@ _threshold_of: Callable[[str], int] = lambda _name: LEVELS["info"]  # noqa: E731
 
 def channel(*names: Any) -> Channel:
     """Return the channel of that name: the first argument of `get_logger`, else the module that first used it."""
-    name = safe_text(names[0]) if names else _find_first_app_frame_and_name(["rltelemetry"])[1]
+    name = safe_text(names[0]) if names else _calling_module()
     if name not in _channels:
         _channels[name] = Channel(name, _threshold_of(name))
     return _channels[name]
@@ -85,3 +85,14 @@ def set_thresholds(threshold_of: Callable[[str], int]) -> Callable[[str], int]:
 def threshold_of(name: str) -> int:
     """Return the level from which a logger's events are wanted."""
     return _threshold_of(name)
+
+
+def _calling_module() -> str:
+    """The name of the module that logs: the first on the stack that is neither ours nor structlog's."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = str(frame.f_globals.get("__name__", "?"))
+        if name.partition(".")[0] not in {"structlog", "rltelemetry"}:
+            return name
+        frame = frame.f_back
+    return "?"

@@ -14,7 +14,6 @@ from typing import Any, Final, Self
 import structlog
 from opentelemetry.trace import INVALID_SPAN
 from structlog import BoundLoggerBase, DropEvent
-from structlog._config import BoundLoggerLazyProxy
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from rltelemetry.channels import LEVEL_NAMES, LEVELS, Channel, channel, level_name, threshold_of
@@ -23,6 +22,9 @@ from rltelemetry.handoff import CELL
 from rltelemetry.values import freeze, safe_text
 
 __all__ = ["HANDOFF", "BoundLogger", "Tee", "assemble", "take_over"]
+
+LAZY_PROXY: Final = type(structlog.get_logger())
+"""What structlog's loggers are until their first event, and stay where a module keeps them."""
 
 
 def take_over(chain: list[Processor]) -> None:
@@ -214,12 +216,13 @@ def assemble(logger: Channel, processors: Iterable[Processor], context: Mapping[
     """Be structlog's wrapper class: make the bound logger of a channel.
 
     structlog's cached lazy proxy pays 1.4 us for every call, to find the bound method again. Where the proxy caches
-    (our configuration says so), it is given the methods for good.
+    (our configuration says so), it is given the methods for good; another structlog, without such a proxy, goes on
+    paying.
     """
     frozen = {key: freeze(value) for key, value in context.items()}
     bound = BoundLogger(logger, processors, frozen)
     proxy = sys._getframe(1).f_locals.get("self")
-    if isinstance(proxy, BoundLoggerLazyProxy) and proxy._cache_logger_on_first_use is not False:
+    if type(proxy) is LAZY_PROXY and getattr(proxy, "_cache_logger_on_first_use", False) is not False:
         proxy.__dict__.update({method: getattr(bound, method) for method in LEVELS})
     return bound
 

@@ -3,10 +3,10 @@
 The defaults are the quick preset for CartPole-v1, so that a bare `spo` trains.
 """
 
+from copy import copy
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
-from pydantic.fields import FieldInfo
 
 from trainers.config.operation import EvaluationConfig
 from trainers.config.run import RunConfig, impossible
@@ -23,7 +23,9 @@ __all__ = ["SearchConfig", "SpoConfig", "SpoSection"]
 
 def _with_default(section: type[Section], name: str, default: Any) -> Any:
     """A setting of another section as it is, but for its default."""
-    return FieldInfo.merge_field_infos(section.model_fields[name], default=default)
+    field = copy(section.model_fields[name])
+    field.default = default
+    return field
 
 
 class SpoEnvironmentConfig(EnvironmentConfig):
