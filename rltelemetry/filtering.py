@@ -133,14 +133,14 @@ class Filter:
         """The least level at which any logger is heard."""
         return min(self.default, *self.thresholds.values()) if self.thresholds else self.default
 
-    def describe_hidden(self, logger_name: str, level: int = logging.INFO) -> str | None:
-        """Say that `logger_name` is not heard at `level`, and from which level on it is; None if it is heard."""
+    def describe_hidden(self, logger_name: str) -> str | None:
+        """Say that `logger_name` is not heard at INFO, and from which level on it is; None if it is heard."""
         threshold = self.threshold(logger_name)
-        if threshold <= level:
+        if threshold <= logging.INFO:
             return None
         heard = next((name for name, number in LEVELS.items() if number == threshold), str(threshold))
         state = "it is off" if threshold >= OFF else f"it is heard from {heard.upper()} on"
-        return f"{logging.getLevelName(level)} of logger '{logger_name}' is hidden: {state}"
+        return f"INFO of logger '{logger_name}' is hidden: {state}"
 
 
 def _parse_directive(directive: str) -> tuple[str | None, int] | None:

@@ -1,4 +1,4 @@
-"""Plain structlog processors: category, sanitising, labels. They stand in the worker's chain, or in anybody's own.
+"""Plain structlog processors: category, sanitising. They stand in the worker's chain, or in anybody's own.
 
 Each takes `(logger, method_name, event_dict)` and returns the event dictionary; none of them ever raises.
 """
@@ -7,20 +7,17 @@ from typing import Any
 
 from structlog.typing import EventDict, WrappedLogger
 
-from rltelemetry.labels import Labels
 from rltelemetry.redact import clean_text
 from rltelemetry.schema import CATEGORY_ALIASES, CATEGORY_FIELDS, MAX_KEY_LENGTH, Category
 from rltelemetry.values import MAX_TRACEBACK, clean_field, is_plain_number, safe_text
 
-__all__ = ["CONTROL_FIELDS", "TRACEBACK_FIELDS", "LabelMetrics", "category_of", "normalize_category", "sanitize"]
+__all__ = ["CONTROL_FIELDS", "TRACEBACK_FIELDS", "category_of", "normalize_category", "sanitize"]
 
 CONTROL_FIELDS: frozenset[str] = frozenset({"_from_structlog", "_record", "exc_info", "positional_args", "stack_info"})
 """Not data: orders for structlog's later processors, which need them untouched."""
 
 TRACEBACK_FIELDS: tuple[str, ...] = ("exception", "stack")
 """Rendered tracebacks: the only texts that keep their newlines, and more characters than others."""
-
-_STRUCTURE = CONTROL_FIELDS.union(TRACEBACK_FIELDS) | {"category", "event", "level", "logger", "timestamp"}
 
 
 def category_of(value: object) -> Category:
@@ -59,26 +56,6 @@ def sanitize(logger: WrappedLogger, method_name: str, event_dict: EventDict) -> 
         name = key if is_clean else _clean_key(key, clean, event_dict)
         clean[name] = value if name in CONTROL_FIELDS else _clean_field(name, value)
     return clean
-
-
-class LabelMetrics:
-    """Rename fields to their labels, for a console renderer behind it.
-
-    Args:
-        labels: the registry.
-    """
-
-    def __init__(self, labels: Labels) -> None:
-        self._labels = labels
-
-    def __call__(self, logger: WrappedLogger, method_name: str, event_dict: EventDict) -> EventDict:
-        """Return the fields under their labels; a field whose label is taken keeps its name."""
-        labelled: dict[str, Any] = {}
-        for key, value in event_dict.items():
-            label = key if not isinstance(key, str) or key in _STRUCTURE else self._labels.label(key)
-            is_taken = label in labelled or (label != key and label in event_dict)
-            labelled[key if is_taken else label] = value
-        return labelled
 
 
 def _clean_key(key: object, clean: dict[str, Any], event_dict: EventDict) -> str:

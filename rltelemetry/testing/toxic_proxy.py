@@ -54,7 +54,6 @@ class ToxicProxy:
         latency_s: the delay of mode `latency`.
         bytes_per_s: the speed of mode `rate`.
         matching: faults hit only requests whose head contains this; others pass.
-        connections: how many were accepted.
         requests: how many were read.
     """
 
@@ -66,7 +65,6 @@ class ToxicProxy:
         self.latency_s = 0.5
         self.bytes_per_s = 8192.0
         self.matching = ""
-        self.connections = 0
         self.requests = 0
         self._mode: Mode = "pass"
         self._left: int | None = None
@@ -174,7 +172,6 @@ class ToxicProxy:
         await asyncio.gather(*clients, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
         task = self._loop.create_task(self._serve(reader, writer))
         self._clients.add(task)
         task.add_done_callback(self._clients.discard)

@@ -9,8 +9,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rltelemetry.labels import Labels
-from rltelemetry.processors import LabelMetrics, normalize_category, sanitize
+from rltelemetry.processors import normalize_category, sanitize
 from rltelemetry.schema import Category
 from rltelemetry.values import freeze
 
@@ -108,28 +107,6 @@ def test_orders_for_later_processors_are_untouched() -> None:
     assert sanitized({"exc_info": exc_info, "stack_info": True}) == {"exc_info": exc_info, "stack_info": True}
 
 
-def test_labels_replace_keys_and_leave_the_structure() -> None:
-    label = LabelMetrics(Labels({"loss": "The Loss"}))
-    fields = {"event": "x", "level": "info", "category": "MISC", "timestamp": 1, "exception": "e", "loss": 1, "a_b": 2}
-    assert label(None, "info", fields) == {
-        "event": "x",
-        "level": "info",
-        "category": "MISC",
-        "timestamp": 1,
-        "exception": "e",
-        "The Loss": 1,
-        "A B": 2,
-    }
-
-
-def test_two_fields_with_one_label_both_stay() -> None:
-    assert LabelMetrics(Labels({"a": "X", "b": "X"}))(None, "info", {"a": 1, "b": 2}) == {"X": 1, "b": 2}
-
-
-def test_a_label_that_names_a_later_field_loses_nothing() -> None:
-    assert LabelMetrics(Labels({"a": "event"}))(None, "info", {"a": 1, "event": "x"}) == {"a": 1, "event": "x"}
-
-
 def test_the_processors_work_in_a_plain_structlog_chain() -> None:
     lines: list[str] = []
     logger = structlog.wrap_logger(
@@ -138,7 +115,6 @@ def test_the_processors_work_in_a_plain_structlog_chain() -> None:
             normalize_category,
             structlog.processors.format_exc_info,
             sanitize,
-            LabelMetrics(Labels()),
             structlog.processors.JSONRenderer(),
             lambda _, __, text: lines.append(text) or text,
         ],
@@ -149,7 +125,7 @@ def test_the_processors_work_in_a_plain_structlog_chain() -> None:
         logger.exception("failed", telemetry="train", critic_loss=np.float32(0.5))
     fields = json.loads(lines[0])
     assert fields["category"] == "TRAINER"
-    assert fields["Critic Loss"] == 0.5
+    assert fields["critic_loss"] == 0.5
     assert fields["exception"].endswith("\nValueError: bad")
 
 
@@ -161,4 +137,3 @@ VALUES = st.text() | st.floats() | st.none() | st.binary() | st.lists(st.integer
 def test_no_event_makes_a_processor_raise(fields: dict[str, Any]) -> None:
     event_dict = sanitize(None, "info", normalize_category(None, "info", dict(fields)))
     assert len(event_dict) >= len(fields) - 1
-    LabelMetrics(Labels())(None, "info", event_dict)

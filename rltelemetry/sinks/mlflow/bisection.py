@@ -23,12 +23,10 @@ class Split(Generic[T]):
     """What came out.
 
     Attributes:
-        taken: how many items the server has taken.
         refused: the items that it refuses, with its reason.
         failure: what kept the work from being finished; the rest is undecided then.
     """
 
-    taken: int = 0
     refused: list[tuple[T, str]] = field(default_factory=list)
     failure: Outcome | None = None
 
@@ -48,11 +46,11 @@ async def split(items: Sequence[T], refusal: Outcome, offer: Callable[[Sequence[
         if piece is not items or len(items) == 1:
             outcome = await _ask(piece, refusal, offer)
         if outcome.is_delivered:
-            result.taken += len(piece)
-        elif not _is_refusal(outcome, refusal):
+            continue
+        if not _is_refusal(outcome, refusal):
             result.failure = outcome
             return result
-        elif len(piece) == 1:
+        if len(piece) == 1:
             result.refused.append((piece[0], outcome.cause))
         else:
             middle = len(piece) // 2

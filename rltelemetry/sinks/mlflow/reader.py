@@ -24,13 +24,11 @@ class Waiting(NamedTuple):
         points: metric points.
         traces: spans.
         calls: parameters, tags, a status, artifacts.
-        dead: entries that the server has refused for good.
     """
 
     points: int = 0
     traces: int = 0
     calls: int = 0
-    dead: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.points or self.traces or self.calls)
@@ -63,7 +61,7 @@ class SpoolReader:
         """Count what waits."""
         units = {kind: size.units for kind, size in tables.measure(self._db).items()}
         calls = units.get("call", 0) + units.get("artifact", 0)
-        return Waiting(units.get("points", 0), units.get("traces", 0), calls, tables.count_dead(self._db))
+        return Waiting(units.get("points", 0), units.get("traces", 0), calls)
 
     def points_after(self, row_id: int) -> tuple[list[MetricPoint], int]:
         """Return the points of the rows behind `row_id`, sent or not, and the id of the last of these rows."""
