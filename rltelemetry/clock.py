@@ -1,4 +1,4 @@
-"""The clock that every waiting part is given, so that tests can hold it in their hands."""
+"""The clock that whatever waits for a server is given, so that tests can hold it in their hands."""
 
 import asyncio
 import time

@@ -51,7 +51,7 @@ TRAINERS: list[set[str]] = [
 ]
 MATHS = {"observations", "compilation", "returns", "distributions", "normalize", "networks", "optim"}
 FOREIGN_TO_TELEMETRY = {"trainers", "torch", "envpool", "mlflow"}
-TELEMETRY_USERS = {"emit", "cli"}
+TELEMETRY_USERS = {"cli"}
 
 
 def room_of(path: Path, package: str, layers: list[set[str]]) -> str:

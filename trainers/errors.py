@@ -1,12 +1,12 @@
 """What the trainers raise for their users; everything else is a defect and shows its traceback.
 
 TrainersError
- ├─ ConfigError     a setting, a file or a combination of settings cannot be used     exit code 2
- ├─ CheckpointError a checkpoint cannot be used, or its folder not be written           exit code 2
- ├─ TaskError       the task does not exist, or cannot be trained on                  exit code 2
- ├─ MissingError    the machine lacks something: a GPU, a package                     exit code 3
- ├─ RankLostError   another process of the run is gone                                  exit code 1
- └─ DivergenceError training has produced a number that is not finite                 exit code 1
+ ├─ ConfigError      a setting, a file or a combination of settings cannot be used  exit code 2
+ ├─ CheckpointError  a checkpoint cannot be used, or its folder not be written      exit code 2
+ ├─ TaskError        the task does not exist, or cannot be trained on               exit code 2
+ ├─ MissingError     the machine lacks something: a GPU, a package                  exit code 3
+ ├─ RankLostError    another process of the run is gone                             exit code 1
+ └─ DivergenceError  training has produced a number that is not finite              exit code 1
 """
 
 from typing import ClassVar
