@@ -87,7 +87,8 @@ class Life:
         self._is_building = False
         run_id, spool = self.origin.run_id, self.origin.spool
         if self.parts is not None:
-            run_id, spool = self.parts.run_id or run_id, self.parts.spool_path or spool
+            run_id = (self.parts.run and self.parts.run.run_id) or run_id
+            spool = self.parts.spool_path or spool
             self.parts.leave_to_parent()
         self.origin = Origin(self.origin.client_uuid, run_id, is_child=True, spool=spool)
         self.parts = None
@@ -100,6 +101,7 @@ class Life:
         if CELL.active is parts.handoff:
             CELL.active = None
         self._stdlib.remove()
-        end_ms = time.time_ns() // 1_000_000
-        parts.handoff.put_unbounded(Call(lambda: parts.finish(status, end_ms, reason)))
+        if (run := parts.run) is not None:
+            end_ms = time.time_ns() // 1_000_000
+            parts.handoff.put_unbounded(Call(lambda: run.finish(status, end_ms, reason)))
         parts.close(deadline)

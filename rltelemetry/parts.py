@@ -15,16 +15,15 @@ from typing import Any, Final
 from opentelemetry.trace import Span
 
 from rltelemetry.clock import SystemClock
-from rltelemetry.endings import SIGNALS, Status
+from rltelemetry.endings import SIGNALS
 from rltelemetry.export import MlflowExport
-from rltelemetry.facts import Facts
 from rltelemetry.filtering import Filter
 from rltelemetry.handoff import CELL, Handoff, print_plainly
 from rltelemetry.intake import Intake
 from rltelemetry.labels import Labels, parse_labels
 from rltelemetry.notices import Notices
 from rltelemetry.nudge import Nudge
-from rltelemetry.redact import cut
+from rltelemetry.run import Run
 from rltelemetry.settings import Resolved, Settings
 from rltelemetry.sinks.console import ConsoleSink, can_redraw, resolve_mode
 from rltelemetry.sinks.mlflow import make_loop
@@ -42,9 +41,6 @@ fork while another thread imports leaves the child with an import lock that nobo
 
 CONSOLE_SHARE: Final = 0.15
 """Part of the closing time that is kept for the last lines on the console."""
-
-MAX_ARTIFACT_TEXT: Final = 1 << 20
-"""Characters of a text that waits in the spool's database; more belongs into a file."""
 
 SHOWN_AFTER_CLOSE: Final = 100
 """Events that come too late are shown in the caller, whom a stalled terminal holds up; not for ever."""
@@ -94,14 +90,9 @@ class Parts:
         self._nudge.remove()
 
     @property
-    def run_id(self) -> str | None:
-        """The id of the run; None until it is known."""
-        return self._export.run.run_id if self._export else None
-
-    @property
-    def run_url(self) -> str | None:
-        """The page of the run; None until it is known."""
-        return self._export.run.run_url if self._export else None
+    def run(self) -> Run | None:
+        """The run, which belongs to the worker's thread but for what it is called; None if nothing is exported."""
+        return self._export.run if self._export else None
 
     @property
     def spool_path(self) -> Path | None:
@@ -113,52 +104,13 @@ class Parts:
         """Whether what waits lies on a disk."""
         return self._export is not None and self._export.is_durable
 
-    def wait_ready(self, timeout_s: float) -> bool:
-        """Wait for the run."""
-        return self._export is not None and self._export.run.wait_ready(timeout_s)
-
-    def log_params(self, facts: Facts) -> None:
-        """Queue parameters; on the worker."""
-        if facts.problem:
-            self.complain(f"log_params: {facts.problem}")
-        if self._export:
-            self._export.run.log_params(facts.texts)
-
-    def set_tags(self, facts: Facts) -> None:
-        """Queue tags; on the worker."""
-        if facts.problem:
-            self.complain(f"set_tags: {facts.problem}")
-        if self._export:
-            self._export.run.set_tags(facts.texts)
-
     def complain(self, problem: str) -> None:
         """Say what a call got wrong."""
         self._notices.once(problem, problem)
 
-    def log_artifact(self, path: str, name: str) -> None:
-        """Queue a file; on the worker."""
-        if self._export:
-            self._export.run.log_artifact(path, name)
-
-    def log_text(self, text: str, name: str) -> None:
-        """Queue a text; on the worker."""
-        content = cut(text, MAX_ARTIFACT_TEXT)  # its tabs and ends of lines are the file's
-        if self._export:
-            self._export.run.log_text(content, name)
-
-    def remove_artifact(self, name: str) -> None:
-        """Queue the removal of an artifact; on the worker."""
-        if self._export:
-            self._export.run.remove_artifact(name)
-
     def show_progress(self, text: str) -> None:
         """Keep a line below the others, on a terminal."""
         self._console.show_progress(text)
-
-    def finish(self, status: Status, end_time_ms: int, reason: str) -> None:
-        """Queue the run's end; on the worker."""
-        if self._export:
-            self._export.run.finish(status, end_time_ms, reason)
 
     def stats(self) -> Stats:
         """Count what became of everything."""
@@ -168,16 +120,16 @@ class Parts:
             return Stats(events, dropped, spans_unconfirmed=unconfirmed)
         points, spans = self._export.points.counts(), self._export.spans.counts()
         return Stats(
-            events,
-            dropped,
-            points.extracted,
-            points.sent,
-            points.kept,
-            points.dropped,
-            spans.sent,
-            spans.kept,
-            spans.dropped,
-            unconfirmed,
+            events_processed=events,
+            events_dropped=dropped,
+            points_extracted=points.extracted,
+            points_sent=points.sent,
+            points_kept=points.kept,
+            points_dropped=points.dropped,
+            spans_sent=spans.sent,
+            spans_kept=spans.kept,
+            spans_dropped=spans.dropped,
+            spans_unconfirmed=unconfirmed,
         )
 
     def close(self, deadline: float) -> None:
@@ -231,7 +183,9 @@ class Parts:
         if not settings.traces or (mlflow is None and not foreign_endpoint(environ)):
             return None
         deliver = mlflow.sink.add_traces if mlflow else None
-        return OtlpSink(settings.service_name, deliver, lambda: self.run_id, self._open_spans, environ)
+        return OtlpSink(
+            settings.service_name, deliver, lambda: self.run.run_id if self.run else None, self._open_spans, environ
+        )
 
     def _make_intake(self) -> Intake:
         sinks: list[Sink] = [self._console]

@@ -7,10 +7,10 @@ first event that it logs, into the same run.
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 from opentelemetry.trace import INVALID_SPAN, Span
@@ -26,6 +26,10 @@ from rltelemetry.reasons import reason_of
 from rltelemetry.settings import Resolved, Settings, resolve
 from rltelemetry.stats import Stats
 from rltelemetry.values import plain_text, safe_text
+
+if TYPE_CHECKING:
+    from rltelemetry.parts import Parts
+    from rltelemetry.run import Run
 
 __all__ = ["Telemetry", "configure", "current", "processors"]
 
@@ -80,7 +84,9 @@ class Telemetry:
     @property
     def run_id(self) -> str | None:
         """The id of the MLflow run; None until it is known."""
-        return self._life.parts.run_id if self._life.parts else self._life.origin.run_id
+        if (parts := self._life.parts) is None:
+            return self._life.origin.run_id
+        return parts.run.run_id if parts.run else None
 
     @property
     def client_uuid(self) -> str:
@@ -90,12 +96,13 @@ class Telemetry:
     @property
     def run_url(self) -> str | None:
         """Where the run's page is; None until the run is known."""
-        return self._life.parts.run_url if self._life.parts else None
+        parts = self._life.parts
+        return parts.run.run_url if parts and parts.run else None
 
     def wait_ready(self, timeout_s: float) -> bool:
         """Wait until the run is known (True), or until it is sure that there will be none or the time is up (False)."""
         parts = self._life.parts
-        return parts is not None and parts.wait_ready(timeout_s)
+        return parts is not None and parts.run is not None and parts.run.wait_ready(timeout_s)
 
     def span(self, name: str, /, **inputs: Any) -> AbstractContextManager[Span]:
         """Make a span current for a `with` block; events that are logged inside become its events."""
@@ -105,27 +112,29 @@ class Telemetry:
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Record parameters of the run; nested mappings become dotted keys, secrets are masked."""
         facts = read_facts(params)
-        self._call(lambda parts: parts.log_params(facts))
+        self._complain("log_params", facts.problem)
+        self._tell_run(lambda run: run.log_params(facts.texts))
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags of the run, likewise."""
         facts = read_facts(tags)
-        self._call(lambda parts: parts.set_tags(facts))
+        self._complain("set_tags", facts.problem)
+        self._tell_run(lambda run: run.set_tags(facts.texts))
 
     def describe(self, text: str) -> None:
         """Set the run's description, which stands on top of its page; markdown."""
         note = read_note(text)
-        self._call(lambda parts: parts.set_tags(note))
+        self._tell_run(lambda run: run.set_tags(note.texts))
 
     def log_text(self, text: str, name: str) -> None:
         """Upload a text as an artifact of the run; it waits in the spool, as points do."""
         target, content = safe_text(name), plain_text(text)
-        self._call(lambda parts: parts.log_text(content, target))
+        self._tell_run(lambda run: run.log_text(content, target))
 
     def remove_artifact(self, name: str) -> None:
         """Remove an artifact of the run, uploaded or not yet."""
         target = safe_text(name)
-        self._call(lambda parts: parts.remove_artifact(target))
+        self._tell_run(lambda run: run.remove_artifact(target))
 
     def log_artifact(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         """Upload a file as an artifact of the run; it is read when the server takes it, and must stay until then."""
@@ -133,12 +142,11 @@ class Telemetry:
             # Path.resolve() would follow links, which is file access
             source = os.path.abspath(os.fsdecode(path))  # noqa: PTH100
         except Exception as error:
-            problem = f"log_artifact: got {safe_text(path)}; expected a path ({safe_text(error)})"
-            self._call(lambda parts: parts.complain(problem))
+            self._complain("log_artifact", f"got {safe_text(path)}; expected a path ({safe_text(error)})")
             return
         target = "" if name is None else safe_text(name)
         target = target or safe_text(os.path.basename(source))  # noqa: PTH119
-        self._call(lambda parts: parts.log_artifact(source, target))
+        self._tell_run(lambda run: run.log_artifact(source, target))
 
     def show_progress(self, text: str) -> None:
         """Keep one line below all others, where stderr is a terminal with a dashboard; an empty text takes it away."""
@@ -212,7 +220,16 @@ class Telemetry:
         watch_forks(lambda: _current.telemetry)
         _point_structlog_here()
 
-    def _call(self, work: Any) -> None:
+    def _tell_run(self, work: "Callable[[Run], None]") -> None:
+        self._call(lambda parts: work(parts.run) if parts.run else None)
+
+    def _complain(self, name: str, problem: str) -> None:
+        """Say what a call of that name got wrong, if anything."""
+        if problem:
+            self._call(lambda parts: parts.complain(f"{name}: {problem}"))
+
+    def _call(self, work: "Callable[[Parts], None]") -> None:
+        """Have something done on the worker, in the order of the queue."""
         if (parts := self._life.working_parts()) is not None:
             parts.handoff.put_unbounded(Call(lambda: work(parts)))
 

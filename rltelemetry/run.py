@@ -15,6 +15,7 @@ from typing import Final
 from rltelemetry.clock import Clock
 from rltelemetry.notices import Notices
 from rltelemetry.plan import HEARTBEAT_TAG, REASON_TAG, RunPlan
+from rltelemetry.redact import cut
 from rltelemetry.registration import Registration, Role
 from rltelemetry.schema import MAX_ENTRIES
 from rltelemetry.settings import Settings
@@ -35,6 +36,9 @@ __all__ = ["Run"]
 HEARTBEAT_S: Final = 60.0
 MAX_BACKOFF_S: Final = 5.0
 """Longest pause between two tries to reach a server that is starting or behind a tunnel."""
+
+MAX_TEXT: Final = 1 << 20
+"""Characters of a text that waits in the spool's database; more belongs into a file."""
 
 
 class Run:
@@ -156,7 +160,7 @@ class Run:
 
     def log_text(self, text: str, name: str) -> None:
         """Queue a text that becomes a file."""
-        self._spool.append_artifact(name, {"text": text})
+        self._spool.append_artifact(name, {"text": cut(text, MAX_TEXT)})  # its tabs and ends of lines are the file's
 
     def remove_artifact(self, name: str) -> None:
         """Queue the removal of a file."""
