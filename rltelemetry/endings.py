@@ -11,15 +11,17 @@ a pool tells its workers to leave and then kills them. Whoever insists is obeyed
 import atexit
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Final, Literal
 
-__all__ = ["SIGNALS", "Endings", "Status", "status_of"]
+__all__ = ["ENDING_SIGNALS", "Endings", "Status", "status_of"]
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 """MLflow's names for how a run ended."""
@@ -28,10 +30,15 @@ SIGNALS: Final = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
 )  # Windows has no SIGHUP
 
-KILLED_EXIT_CODES: Final = frozenset(
-    128 + getattr(signal, name) for name in ("SIGHUP", "SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+ENDING_SIGNALS: Final = frozenset(
+    getattr(signal, name) for name in ("SIGHUP", "SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
 )
+"""By which a program is asked to end, whoever handles them."""
+
+KILLED_EXIT_CODES: Final = frozenset(128 + number for number in ENDING_SIGNALS)
 """What a program that handles these signals itself exits with."""
+
+CAUGHT: Final = re.compile(r"^SigCgt:\s*([0-9a-f]+)$", re.MULTILINE)
 
 INSIST_S: Final = 1.0
 """A signal that comes so long after one that waits means it."""
@@ -74,11 +81,25 @@ class Endings:
         atexit.register(self._at_exit)
         self._previous_hook = sys.excepthook
         sys.excepthook = self._on_uncaught
+        self.watch_signals()
+
+    def watch_signals(self) -> None:
+        """Handle the signals that nobody else does, if this is the main thread; a forked child does so once more."""
         if self._handle_signals and threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                if signal.getsignal(number) is signal.SIG_DFL:
+                if _is_default(number):
                     signal.signal(number, self._on_signal)
                     self._handled.append(number)
+
+    @property
+    def handled(self) -> tuple[signal.Signals, ...]:
+        """The signals whose handlers are ours."""
+        return tuple(number for number in self._handled if signal.getsignal(number) == self._on_signal)
+
+    def become_child(self) -> None:
+        """Give the signals back, in a forked child: until it has something to close, they end it at once."""
+        self._is_closing, self._waiting = False, None
+        self._give_back()
 
     def begin_close(self) -> None:
         """Closing begins: give the hooks back, and let signals wait for its end."""
@@ -91,12 +112,14 @@ class Endings:
         """Closing is over: give the signals back, and raise one that has waited."""
         self._is_closing = False
         if threading.current_thread() is threading.main_thread():
-            for number in self._handled:
-                if signal.getsignal(number) == self._on_signal:
-                    signal.signal(number, signal.SIG_DFL)
-            self._handled.clear()
+            self._give_back()
         if self._waiting is not None:
             os.kill(os.getpid(), self._waiting[0])
+
+    def _give_back(self) -> None:
+        for number in self.handled:
+            signal.signal(number, signal.SIG_DFL)
+        self._handled.clear()
 
     def _at_exit(self) -> None:
         self._close(status_of(self._uncaught), self._uncaught)
@@ -117,6 +140,17 @@ class Endings:
         self._close("KILLED", signal.Signals(number))
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
+
+
+def _is_default(number: signal.Signals) -> bool:
+    """Whether nobody handles a signal; native code (torch's, in a DataLoader) may do so unknown to Python."""
+    if signal.getsignal(number) is not signal.SIG_DFL:
+        return False
+    try:
+        caught = CAUGHT.search(Path("/proc/self/status").read_text())
+    except OSError:  # no Linux
+        return True
+    return caught is None or not int(caught[1], 16) >> (number - 1) & 1
 
 
 def _remind_of_interrupt() -> None:

@@ -108,10 +108,11 @@ class MlflowExport:
         if not self._is_child:
             await self.run.settle(deadline, is_patient=False)
         own_deadline = deadline
-        if not self._is_child and self._file.children():
+        has_children = not self._file.is_child and bool(self._file.children())
+        if has_children:
             own_deadline -= CHILDREN_SHARE * max(0.0, deadline - self._clock.monotonic())
         await self._delivery.drain(own_deadline, is_patient=False)
-        if not self._is_child and self.run.run_id is not None:
+        if has_children and self.run.run_id is not None:
             await self._recovery.adopt_children(self.run.run_id, deadline)
         await self._client.close()
         self._spool.close()

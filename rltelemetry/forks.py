@@ -6,12 +6,15 @@ kept untouched in the child, since closing a copied sqlite connection or socket 
 """
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
 from rltelemetry.fork_gate import GATE
 from rltelemetry.handoff import CELL, Handoff
+from rltelemetry.nudge import NUDGE
 
 __all__ = ["Forkable", "watch_forks"]
 
@@ -21,6 +24,10 @@ FINALIZE_PRIORITY: Final = 5
 
 class Forkable(Protocol):
     """What the hooks ask of the open pipeline."""
+
+    @property
+    def signals(self) -> Collection[int]:
+        """The signals whose handlers are its own."""
 
     def become_child(self) -> None:
         """Forget the parent's parts; called in the child, where only the forking thread lives on."""
@@ -37,20 +44,33 @@ class _Hooks:
 
     def __init__(self, current: Callable[[], Forkable | None]) -> None:
         self.current = current
+        self._masks = threading.local()
 
     def before(self) -> None:
         GATE.before_fork()
+        pipeline = self.current()
+        # CPython forgets, in the child, a signal that came before this: it waits until the child can die of it
+        self._masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, pipeline.signals if pipeline else ())
         util = sys.modules.get("multiprocessing.util")
-        if util is not None and self.current() is not None:
+        if util is not None and pipeline is not None:
             util.register_after_fork(self, _Hooks.finalize_in_child)
+
+    def after_in_parent(self) -> None:
+        GATE.after_fork_in_parent()
+        self._unmask()
 
     def after_in_child(self) -> None:
         GATE.after_fork_in_child()
+        NUDGE.become_child()
         pipeline = self.current()
         if pipeline is not None:
             pipeline.become_child()
             CELL.active = None
             CELL.opener = pipeline.open_in_child
+        self._unmask()
+
+    def _unmask(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.before)
 
     def finalize_in_child(self) -> None:
         """Run by multiprocessing in its child, after it has cleared the finalisers that it inherited."""
@@ -68,5 +88,5 @@ def watch_forks(current: Callable[[], Forkable | None]) -> None:
     if _hooks is None and hasattr(os, "register_at_fork"):
         _hooks = _Hooks(current)
         os.register_at_fork(
-            before=_hooks.before, after_in_parent=GATE.after_fork_in_parent, after_in_child=_hooks.after_in_child
+            before=_hooks.before, after_in_parent=_hooks.after_in_parent, after_in_child=_hooks.after_in_child
         )

@@ -7,6 +7,7 @@ keeps the parent's untouched; parts that cannot be built there cost the child it
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rltelemetry.channels import set_thresholds
@@ -28,6 +29,7 @@ class Life:
     Args:
         resolved: the settings in force.
         is_worker: whether another process has started this one, and owns the run.
+        on_child: called in a forked child as soon as it has parts of its own.
 
     Attributes:
         is_closed: whether it is over; nothing is built after that.
@@ -36,13 +38,14 @@ class Life:
         parts: the parts as they are, a closed pipeline's included; None in a forked child that has not built its own.
     """
 
-    def __init__(self, resolved: Resolved, *, is_worker: bool) -> None:
+    def __init__(self, resolved: Resolved, *, is_worker: bool, on_child: Callable[[], None]) -> None:
         self.is_closed = False
         self.origin = Origin(resolved.settings.client_uuid or str(uuid.uuid4()), is_child=is_worker)
         self.lock = threading.RLock()
         self.parts: Parts | None = None
         self._resolved = resolved
         self._is_building = False
+        self._on_child = on_child
 
     @property
     def open_parts(self) -> "Parts | None":
@@ -58,7 +61,9 @@ class Life:
                 return self.open_parts  # a signal handler that logs comes here while its own thread builds
             self._is_building = True
             try:
-                return self.build()
+                parts = self.build()
+                self._on_child()
+                return parts
             except Exception as error:  # out of threads, of memory, of descriptors: the training goes on without us
                 self.is_closed = True
                 print_plainly("error", "rltelemetry", "this forked child has no telemetry", {"error": error})
@@ -89,7 +94,6 @@ class Life:
         if self.parts is not None:
             run_id = (self.parts.run and self.parts.run.run_id) or run_id
             spool = self.parts.spool_path or spool
-            self.parts.leave_to_parent()
         self.origin = Origin(self.origin.client_uuid, run_id, is_child=True, spool=spool)
         self.parts = None
 

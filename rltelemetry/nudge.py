@@ -6,7 +6,8 @@ never. A pool that ends its workers hits them there, as they go to wait for thei
 takes the place of has no such hole, so it is ours to close.
 
 The signal's number comes through Python's wake-up descriptor all the same. A second signal, which means nothing, then
-interrupts the wait, and the main thread looks for handlers to run.
+interrupts the wait, and the main thread looks for handlers to run. An event loop that wants the descriptor for itself
+(asyncio's own, uvloop, trio) has it: it is taken only where nobody has it, and a later owner is left alone.
 """
 
 import asyncio
@@ -14,13 +15,14 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Collection
 from types import FrameType
 from typing import Final
 
-__all__ = ["Nudge"]
+from rltelemetry.endings import ENDING_SIGNALS
 
-NUDGE: Final = signal.SIGURG
+__all__ = ["NUDGE", "Nudge"]
+
+INTERRUPTION: Final = signal.SIGURG
 """Ignored by default, and meaningless to all who read no out-of-band data."""
 
 FIRST_S: Final = 0.05
@@ -34,41 +36,39 @@ NOBODY: Final = -1
 
 
 class Nudge:
-    """Listens for signals from `install` to `remove`, both of which do nothing outside of the main thread.
+    """Listens for the signals that end a program, from `install` to `remove`; both do nothing outside the main thread.
 
-    Args:
-        signals: the numbers that matter.
+    The pipe is made once and never closed: whoever borrows the wake-up descriptor (an event loop) may put it back after
+    `remove`, and what Python writes to a closed descriptor may reach somebody else's file.
     """
 
-    def __init__(self, signals: Collection[int]) -> None:
-        self._signals = frozenset(signals)
+    def __init__(self) -> None:
         self._pipe: tuple[int, int] | None = None
+        self._identity: tuple[int, int] | None = None
         self._has_looked = False
 
     def install(self) -> None:
         """Listen, unless somebody else in this process does."""
-        if not (self._signals and _is_main_thread() and _is_free()):
+        if not (_is_main_thread() and self._is_free()):
             return
-        try:
-            reader, writer = self._pipe = os.pipe()
-        except OSError:  # out of descriptors: then without
-            return
-        os.set_blocking(reader, False)
-        os.set_blocking(writer, False)
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        signal.signal(NUDGE, self._look)
+        with contextlib.suppress(OSError):  # out of descriptors: then without
+            _, writer = self._make_pipe()
+            signal.signal(INTERRUPTION, self._look)
+            signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
 
     def remove(self) -> None:
-        """Give everything back that is still ours; in a forked child, this is its parent's."""
+        """Give back what is still ours."""
         if self._pipe is None or not _is_main_thread():
-            return  # the descriptors stay open, since Python writes to one of them
-        (reader, writer), self._pipe = self._pipe, None
-        if (current := signal.set_wakeup_fd(NOBODY)) != writer:
-            signal.set_wakeup_fd(current)
-        if signal.getsignal(NUDGE) == self._look:
-            signal.signal(NUDGE, signal.SIG_DFL)
-        os.close(reader)
-        os.close(writer)
+            return
+        if _descriptor() == self._pipe[1]:
+            signal.set_wakeup_fd(NOBODY)
+        if signal.getsignal(INTERRUPTION) == self._look:
+            signal.signal(INTERRUPTION, signal.SIG_DFL)
+
+    def become_child(self) -> None:
+        """Give back what is the parent's, in a forked child: what is written to its pipe, the parent reads."""
+        self.remove()
+        self._pipe = None
 
     async def run(self) -> None:
         """Nudge the main thread at each signal, on another thread's loop; ends by being cancelled."""
@@ -77,8 +77,9 @@ class Nudge:
         reader, loop, has_come = self._pipe[0], asyncio.get_running_loop(), asyncio.Event()
 
         def read() -> None:
-            if self._signals.intersection(os.read(reader, 4096)):
-                has_come.set()
+            with contextlib.suppress(BlockingIOError):  # a loop that was given up may have been faster
+                if ENDING_SIGNALS.intersection(os.read(reader, 4096)):
+                    has_come.set()
 
         loop.add_reader(reader, read)
         try:
@@ -92,22 +93,48 @@ class Nudge:
         """Interrupt what the main thread waits for, until it has looked."""
         self._has_looked, pause_s = False, FIRST_S
         await asyncio.sleep(pause_s)
-        while not self._has_looked:
+        while not self._has_looked and signal.getsignal(INTERRUPTION) == self._look:
             with contextlib.suppress(OSError):  # it has ended
-                signal.pthread_kill(threading.main_thread().ident or 0, NUDGE)
+                signal.pthread_kill(threading.main_thread().ident or 0, INTERRUPTION)
             pause_s = min(2 * pause_s, LAST_S)
             await asyncio.sleep(pause_s)
 
     def _look(self, _number: int, _frame: FrameType | None) -> None:
         self._has_looked = True
 
+    def _is_free(self) -> bool:
+        ours = self._pipe[1] if self._pipe else NOBODY
+        is_meaningless = signal.getsignal(INTERRUPTION) in (signal.SIG_DFL, self._look)
+        return is_meaningless and _descriptor() in {NOBODY, ours}
+
+    def _make_pipe(self) -> tuple[int, int]:
+        """Return the pipe; a new one if a program that became a daemon has closed it."""
+        if self._pipe is None or _identity(self._pipe[1]) != self._identity:
+            self._pipe = os.pipe()
+            self._identity = _identity(self._pipe[1])
+            for descriptor in self._pipe:
+                os.set_blocking(descriptor, False)
+        return self._pipe
+
+
+NUDGE: Final = Nudge()
+
 
 def _is_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _is_free() -> bool:
-    """Whether nobody else in this process uses what the nudge does."""
+def _descriptor() -> int:
+    """The wake-up descriptor; it can only be read by changing it, and a closed one cannot be put back."""
     current = signal.set_wakeup_fd(NOBODY)
-    signal.set_wakeup_fd(current)
-    return current == NOBODY and signal.getsignal(NUDGE) is signal.SIG_DFL
+    with contextlib.suppress(OSError, ValueError):
+        signal.set_wakeup_fd(current, warn_on_full_buffer=False)
+    return current
+
+
+def _identity(descriptor: int) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

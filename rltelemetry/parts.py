@@ -15,14 +15,13 @@ from typing import Any, Final
 from opentelemetry.trace import Span
 
 from rltelemetry.clock import SystemClock
-from rltelemetry.endings import SIGNALS
 from rltelemetry.export import MlflowExport
 from rltelemetry.filtering import Filter
 from rltelemetry.handoff import CELL, Handoff, print_plainly
 from rltelemetry.intake import Intake
 from rltelemetry.labels import Labels, parse_labels
 from rltelemetry.notices import Notices
-from rltelemetry.nudge import Nudge
+from rltelemetry.nudge import NUDGE
 from rltelemetry.run import Run
 from rltelemetry.settings import Resolved, Settings
 from rltelemetry.sinks.console import ConsoleSink, can_redraw, resolve_mode
@@ -74,7 +73,6 @@ class Parts:
         tracer = self._otlp.tracer if self._otlp else None
         self.spans = SpanOpener(tracer, self.handoff, self._open_spans, settings.trace_interval_s)
         self._intake = self._make_intake()
-        self._nudge = Nudge(SIGNALS if settings.handle_signals else ())
         self.worker = self._make_worker()
         for problem in problems:
             self._notices.once(problem, problem)
@@ -82,12 +80,9 @@ class Parts:
 
     def start(self) -> None:
         """Start the worker."""
-        self._nudge.install()
+        if self._settings.handle_signals:
+            NUDGE.install()
         self.worker.start()
-
-    def leave_to_parent(self) -> None:
-        """Let go of what is this process's alone, in a forked child; all else is kept, and nothing of it closed."""
-        self._nudge.remove()
 
     @property
     def run(self) -> Run | None:
@@ -136,7 +131,7 @@ class Parts:
         """End everything before `deadline` (monotonic seconds), and say what became of the data."""
         share = max(0.0, deadline - time.monotonic()) * CONSOLE_SHARE
         self.worker.close(max(0.0, deadline - share - time.monotonic()))
-        self._nudge.remove()
+        NUDGE.remove()
         if self._otlp is not None:
             self._otlp.close(max(0.0, deadline - share - time.monotonic()))
         if (self._export is not None or self._otlp is not None) and not self._is_quiet_child():
@@ -201,7 +196,7 @@ class Parts:
             self.handoff,
             self._intake,
             delivery=mlflow,
-            background=[self._nudge.run, *(mlflow.background if mlflow else [])],
+            background=[NUDGE.run, *(mlflow.background if mlflow else [])],
             notices=self._notices,
             make_loop=make_loop,
             on_loop_lost=mlflow.leave_loop if mlflow else None,

@@ -7,7 +7,7 @@ first event that it logs, into the same run.
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -78,8 +78,8 @@ class Telemetry:
 
     def __init__(self, resolved: Resolved) -> None:
         self._resolved = resolved
-        self._life = Life(resolved, is_worker=_is_worker(resolved))
         self._endings = Endings(self._close_quietly, resolved.settings.handle_signals)
+        self._life = Life(resolved, is_worker=_is_worker(resolved), on_child=self._endings.watch_signals)
 
     @property
     def run_id(self) -> str | None:
@@ -187,10 +187,12 @@ class Telemetry:
             self._endings.begin_close()  # first: a signal that came in between would take it for done
             self._life.is_closed = True
             limit_s = self._resolved.settings.exit_timeout_s if timeout_s is None else timeout_s
-            self._life.close(status, limit_s, cause)
-            if _current.telemetry is self:
-                _current.telemetry = None
-            self._endings.end_close()
+            try:
+                self._life.close(status, limit_s, cause)
+            finally:
+                if _current.telemetry is self:
+                    _current.telemetry = None
+                self._endings.end_close()
 
     def __enter__(self) -> Self:
         return self
@@ -200,9 +202,15 @@ class Telemetry:
     ) -> None:
         self.close(status_of(error), reason=error)
 
+    @property
+    def signals(self) -> Collection[int]:
+        """The signals whose handlers are the pipeline's."""
+        return self._endings.handled
+
     def become_child(self) -> None:
         """Forget the parent's parts, in a forked child."""
         self._life.become_child()
+        self._endings.become_child()
 
     def open_in_child(self) -> Handoff | None:
         """Open the child's pipeline, for its first event; None once it was closed, or if it cannot be opened."""

@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 RLTELEMETRY: list[set[str]] = [
-    {"errors", "schema", "clock", "endings", "stats", "current_span", "processes", "trace_ids", "fork_gate", "nudge"},
-    {"types", "locks", "keys", "redact", "places"},
+    {"errors", "schema", "clock", "endings", "stats", "current_span", "processes", "trace_ids", "fork_gate"},
+    {"types", "locks", "keys", "redact", "places", "nudge"},
     {"ports", "settings", "filtering", "labels", "extract", "values", "notices"},
     {"processors", "provenance", "facts", "reasons"},
     {"plan"},

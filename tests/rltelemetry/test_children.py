@@ -97,6 +97,45 @@ def test_child_that_never_logs_opens_nothing(fake_mlflow: FakeMlflow) -> None:
     assert_all_arrived(fake_mlflow, "FINISHED")
 
 
+def test_signals_are_a_childs_own_until_it_has_something_to_close(fake_mlflow: FakeMlflow) -> None:
+    body = """
+    with configure() as telemetry:
+        emit(100)
+        ours = signal.getsignal(signal.SIGTERM)
+        pid = os.fork()
+        if pid == 0:
+            before = signal.getsignal(signal.SIGTERM)
+            emit(100, start=100)
+            after = signal.getsignal(signal.SIGTERM)
+            telemetry.close()
+            os._exit(0 if (before, after) == (signal.SIG_DFL, ours) else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert signal.getsignal(signal.SIGTERM) == ours
+        assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    """
+    ended = run_script(body, fake_mlflow.uri)
+    assert ended.code == 0, ended.output
+    assert_all_arrived(fake_mlflow, "FINISHED")
+
+
+def test_child_that_is_ended_as_soon_as_it_is_there_dies(fake_mlflow: FakeMlflow) -> None:
+    body = """
+    with configure() as telemetry:
+        emit()
+        for _ in range(30):
+            pid = os.fork()
+            if pid == 0:
+                lock = threading.Lock()
+                lock.acquire()
+                lock.acquire()
+            os.kill(pid, signal.SIGTERM)
+            assert os.waitpid(pid, 0)[1] == signal.SIGTERM
+    """
+    ended = run_script(body, fake_mlflow.uri, timeout_s=30.0)
+    assert ended.code == 0, ended.output
+    assert_all_arrived(fake_mlflow, "FINISHED")
+
+
 def test_child_of_a_server_that_is_away_leaves_at_once_and_its_parent_sends_it_all(fake_mlflow: FakeMlflow) -> None:
     with ToxicProxy(fake_mlflow.port) as proxy:
         proxy.set_mode("hang")
