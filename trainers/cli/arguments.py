@@ -11,7 +11,6 @@ from typing import Annotated, Any, Final, Generic, TypeVar
 import tyro
 from pydantic import BaseModel, Field, create_model
 
-from trainers.checkpoint import checkpoints_in
 from trainers.cli.algorithms import AlgorithmEntry
 from trainers.cli.resumption import AUTO, Saved, check_changes, read_saved
 from trainers.config import Change, RunConfig, dump, load
@@ -122,6 +121,8 @@ def _saved_in_its_folder(config: ConfigT, algorithm: AlgorithmEntry[ConfigT]) ->
     directory = config.checkpointing.directory
     if directory is None:
         raise ConfigError("--resume auto: got no folder; expected one. Give it with --checkpointing.directory.")
+    from trainers.checkpoint import checkpoints_in  # loads torch, which a bad flag must not wait for
+
     return read_saved(Path(directory), algorithm) if checkpoints_in(Path(directory)) else None
 
 
