@@ -1,5 +1,6 @@
 """Taking over the spool of a process that has died: its run is found, or created if it never existed, marked KILLED if
-it still counts as running, and sent what waits. Sending something again is harmless, so an heir may die, too.
+it still counts as running, and sent what waits. Sending something again is harmless, so an heir may die, too. A spool
+that cannot be opened is left as it is.
 """
 
 import asyncio
@@ -47,6 +48,7 @@ class Heir:
         clock: the time source.
         run_id: the run, if this process knows it.
         give_way: awaited before each request, by an heir that is not in a hurry.
+        wait_s: how long to wait, and do nothing else, for somebody who has the file open.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Heir:
         clock: Clock,
         run_id: str | None = None,
         give_way: Callable[[], Awaitable[None]] | None = None,
+        wait_s: float = 0.0,
     ) -> None:
         self.points = Ledger()
         self._file = file
@@ -66,7 +69,7 @@ class Heir:
         self._give_way = give_way
         self._is_closed = False
         died_at_ms = file.written_at_ns // 1_000_000
-        self._spool = Spool(file, settings, notices, clock, self.points, Ledger())
+        self._spool = Spool(file, settings, notices, clock, self.points, Ledger(), heir_wait_s=wait_s)
         if self._spool.get("died_at_ms") is None:
             self._spool.put("was_owner", self._spool.get("run_id") is not None)  # an heir learns the run's id, too
             self._spool.put("died_at_ms", died_at_ms)
@@ -159,7 +162,7 @@ class Heir:
             try:
                 yield "heir"
             finally:
-                head.release(remove=not head.path.exists())
+                head.release(remove=head.is_gone)
 
 
 def _tells_the_end(name: str, arguments: Mapping[str, Any]) -> bool:

@@ -24,6 +24,9 @@ __all__ = ["sync"]
 PROGRESS_S: Final = 2.0
 """A backlog of hours takes minutes: somebody watches."""
 
+READER_S: Final = 5.0
+"""On a network file system whoever reads a spool, as `rltelemetry tail` does, keeps it from being opened meanwhile."""
+
 
 def sync(
     directory: Path | None,
@@ -82,7 +85,7 @@ class _Sync:
 
     async def _send(self, file: SpoolFile) -> bool:
         """Send one spool; says whether nothing is left in it."""
-        heir = Heir(file, self._resolved.settings, self._notices, self._clock)
+        heir = Heir(file, self._resolved.settings, self._notices, self._clock, wait_s=READER_S)
         settings = self._resolved.aimed_at(heir.plan.tracking_uri) if heir.plan else self._resolved.settings
         client = MlflowClient(settings)
         try:

@@ -1,5 +1,6 @@
 """The spool's database: what becomes of the data when its disk fails, fills, is foreign, or comes back."""
 
+import errno
 import sqlite3
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from rltelemetry.notices import Notices
 from rltelemetry.sinks.mlflow import database
-from rltelemetry.sinks.mlflow.connection import connect_disk
+from rltelemetry.sinks.mlflow.connection import Durability, connect_disk
 from rltelemetry.sinks.mlflow.database import RETURN_S, Database
 from rltelemetry.sinks.mlflow.storage import SpoolFile
 from rltelemetry.testing import FakeClock
@@ -23,8 +24,8 @@ class Bench:
         self.file = SpoolFile(directory / "a.spool")
         self.db = self.open()
 
-    def open(self) -> Database:
-        return Database(self.file, "normal", self.notices, self.clock)
+    def open(self, heir_wait_s: float | None = None) -> Database:
+        return Database(self.file, "normal", self.notices, self.clock, heir_wait_s=heir_wait_s)
 
     def add(self, body: bytes = b"x") -> None:
         self.db.write(lambda db: db.execute("INSERT INTO rows (kind, count, body) VALUES ('points', 1, ?)", (body,)))
@@ -32,6 +33,14 @@ class Bench:
     def count(self) -> int:
         count: int = self.db.read(lambda db: db.execute("SELECT count(*) FROM rows").fetchone()[0])
         return count
+
+    def bodies(self) -> list[bytes]:
+        return [body for (body,) in self.db.read(lambda db: db.execute("SELECT body FROM rows ORDER BY id").fetchall())]
+
+    def pass_time(self) -> None:
+        """Let the next try to return to disk come."""
+        self.clock.advance(RETURN_S + 1)
+        self.db.maintain()
 
     def fill_disk(self, room_pages: int = 0) -> None:
         """Let sqlite meet a full disk, as it says itself: after so many more pages."""
@@ -132,6 +141,81 @@ def test_backlog_that_stays_keeps_the_file_from_being_removed(bench: Bench, monk
     bench.add(b"n" * 4000)
     bench.db.close("remove")
     assert bench.file.path.exists()
+
+
+class Disk:
+    """Stands for `connect_disk`: fails so often, then opens."""
+
+    def __init__(self, error: Exception, num_failures: int = 1) -> None:
+        self.error = error
+        self.num_failures = num_failures
+
+    def __call__(self, file: SpoolFile, durability: Durability) -> sqlite3.Connection:
+        file.acquire()
+        self.num_failures -= 1
+        if self.num_failures >= 0:
+            raise self.error
+        return connect_disk(file, durability)
+
+
+NO_DESCRIPTORS = OSError(errno.EMFILE, "Too many open files")
+
+
+@pytest.fixture
+def left(bench: Bench) -> Bench:
+    """A file with a row that nobody has open."""
+    bench.add(b"left")
+    bench.db.close("keep")
+    return bench
+
+
+def test_heir_that_cannot_open_a_file_gives_it_up_as_it_is(left: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = left.file.path.read_bytes()
+    monkeypatch.setattr(database, "connect_disk", Disk(NO_DESCRIPTORS))
+    left.db = left.open(heir_wait_s=0.0)
+    assert not left.file.is_owned()
+    left.add(b"a word of the heir's")
+    left.pass_time()
+    left.db.return_to_disk()
+    assert left.db.path is None
+    left.db.close("remove")
+    assert left.file.path.read_bytes() == before
+    assert left.said == [f"the spool cannot be opened ({NO_DESCRIPTORS}): {left.file.path}. It is left as it is."]
+
+
+def test_heir_waits_for_somebody_who_reads(left: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = sqlite3.OperationalError("database is locked")
+    busy.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    monkeypatch.setattr(database, "connect_disk", Disk(busy, num_failures=3))
+    left.db = left.open(heir_wait_s=1.0)
+    assert left.bodies() == [b"left"]
+
+
+def test_file_that_could_not_be_read_at_first_keeps_its_rows(left: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "connect_disk", Disk(NO_DESCRIPTORS))
+    left.db = left.open()
+    left.add(b"new")
+    assert left.db.has_left_behind
+    left.pass_time()
+    assert left.bodies() == [b"left", b"new"]
+
+
+def test_file_that_never_could_be_read_is_not_removed(left: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "connect_disk", Disk(NO_DESCRIPTORS, num_failures=9))
+    left.db = left.open()
+    left.db.close("remove")
+    assert left.file.path.exists()
+
+
+def test_file_that_cannot_be_read_any_more_keeps_its_rows(bench: Bench) -> None:
+    bench.add(b"before")
+    bench.db.read(lambda db: db.set_progress_handler(lambda: 1, 1))  # every statement fails from here on
+    bench.add(b"after")
+    assert bench.db.path is None
+    assert bench.bodies() == [b"after"]
+    assert bench.db.has_left_behind
+    bench.pass_time()
+    assert bench.bodies() == [b"before", b"after"]
 
 
 @pytest.mark.parametrize("content", [b"no database " * 1000, b""], ids=["foreign", "empty"])

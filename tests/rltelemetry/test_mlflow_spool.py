@@ -322,6 +322,22 @@ def test_what_only_memory_holds_at_the_end_is_lost_and_counted(bench: Bench, mon
     assert (counts.kept, counts.dropped) == (0, {"memory_lost": 1000})
 
 
+def test_what_waits_in_the_file_at_the_end_is_not_counted_as_lost(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError("gone")
+
+    monkeypatch.setattr(database, "MEMORY_BYTES", 10)
+    bench.add(points(10))
+    bench.fail_disk()
+    bench.add(points(500, start=10))
+    monkeypatch.setattr(database, "connect_disk", broken)
+    bench.spool.close()
+    counts = bench.points.counts()
+    assert (counts.kept, counts.dropped) == (10, {"memory_lost": 500})
+
+
 def test_points_that_nobody_can_store_are_counted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise sqlite3.OperationalError("no memory")

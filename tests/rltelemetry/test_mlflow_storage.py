@@ -1,5 +1,6 @@
 """Where a spool lies: one owner a file, families of forked processes, what it leaves behind."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -87,6 +88,17 @@ def test_what_never_existed_or_is_gone_is_not_abandoned(tmp_path: Path) -> None:
     file = SpoolFile(tmp_path / "none.spool")
     assert not file.acquire_abandoned()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_file_on_a_disk_that_does_not_answer_is_not_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(_path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    file = new(tmp_path)
+    assert file.is_gone
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "stat", silent)
+        assert not file.is_gone
 
 
 def test_removing_takes_every_companion_along(tmp_path: Path) -> None:

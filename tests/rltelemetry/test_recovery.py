@@ -1,8 +1,10 @@
 """What dead processes have left: the next start, a parent and `rltelemetry sync` send it, once, to the run it is of."""
 
 import contextlib
+import errno
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -18,7 +20,7 @@ import rltelemetry
 from rltelemetry.cli import main
 from rltelemetry.heir import Settlement
 from rltelemetry.recovery import describe
-from rltelemetry.sinks.mlflow import SpoolFile
+from rltelemetry.sinks.mlflow import SpoolFile, connection, database
 from rltelemetry.testing import FakeMlflow, MlflowServer, ToxicProxy
 
 DEAD = "http://127.0.0.1:9"
@@ -107,6 +109,83 @@ def test_sync_says_what_stays_and_ends_with_one(
     assert sync("--tracking-uri", fake_mlflow.uri) == 0
 
 
+def leave_quickly(spools: Path) -> Path:
+    """Leave one point behind, in this process."""
+    with reachable(DEAD, exit_timeout_s=0.1):
+        structlog.get_logger().info("x", loss=1.0, step=1)
+    (spool,) = spools.glob("*.spool")
+    return spool
+
+
+@contextlib.contextmanager
+def locked(spool: Path, _monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with contextlib.closing(sqlite3.connect(spool, isolation_level=None)) as db:
+        db.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+@contextlib.contextmanager
+def read_on_a_network(spool: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with contextlib.closing(sqlite3.connect(spool, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode = TRUNCATE").fetchall()
+        monkeypatch.setattr(connection, "is_network_file_system", lambda _path: True)
+        db.execute("BEGIN")
+        db.execute("SELECT count(*) FROM rows").fetchall()
+        yield
+
+
+@contextlib.contextmanager
+def failing_once(_spool: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    failures = [OSError(errno.EMFILE, "Too many open files")]
+
+    def connect(file: SpoolFile, durability: connection.Durability) -> sqlite3.Connection:
+        if failures:
+            raise failures.pop()
+        return connection.connect_disk(file, durability)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(database, "connect_disk", connect)
+        yield
+
+
+Trouble = Callable[[Path, pytest.MonkeyPatch], contextlib.AbstractContextManager[None]]
+
+
+@pytest.mark.parametrize("trouble", [locked, read_on_a_network, failing_once])
+def test_sync_leaves_a_spool_that_it_cannot_open_as_it_is(
+    trouble: Trouble,
+    fake_mlflow: FakeMlflow,
+    spools: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rltelemetry.sync.READER_S", 0.2)
+    spool = leave_quickly(spools)
+    with trouble(spool, monkeypatch):
+        before = spool.read_bytes()
+        assert sync("--tracking-uri", fake_mlflow.uri) == 1
+        assert spool.read_bytes() == before
+    said = capsys.readouterr().out
+    assert f"{spool.name}: it cannot be opened" in said
+    assert "1 of 1 spools" in said
+    assert sync("--tracking-uri", fake_mlflow.uri) == 0
+    (run,) = fake_mlflow.runs()
+    assert [point.step for point in fake_mlflow.points(run.run_id)] == [1]
+
+
+def test_training_leaves_a_spool_that_it_cannot_open_as_it_is(
+    fake_mlflow: FakeMlflow, spools: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = leave_quickly(spools)
+    with locked(spool, monkeypatch):
+        before = spool.read_bytes()
+        with reachable(fake_mlflow.uri, run_name="next", console="json"):
+            said: list[str] = []
+            wait_for(lambda: said.append(capsys.readouterr().err) or "it cannot be opened" in "".join(said))
+        assert spool.read_bytes() == before
+    assert list(spools.glob("*.spool")) == [spool]
+
+
 def test_sync_of_a_directory_that_is_not_there_is_a_mistake(tmp_path: Path) -> None:
     assert sync(str(tmp_path / "no")) == 2
 
@@ -137,8 +216,6 @@ def test_sync_never_takes_credentials_to_another_server(fake_mlflow: FakeMlflow)
 
 
 def _readdress(spool: Path, before: str, after: str) -> None:
-    import sqlite3
-
     with contextlib.closing(sqlite3.connect(spool)) as db, db:
         db.execute("UPDATE meta SET value = replace(value, ?, ?)", (before, after))
 

@@ -41,10 +41,19 @@ class Spool:
         clock: the time source.
         points: the account of points: its `kept` is what waits here; what the file holds already is entered.
         spans: the same for spans.
+        heir_wait_s: for a file that another process has left; see `Database`.
     """
 
     def __init__(
-        self, file: SpoolFile | None, settings: Settings, notices: Notices, clock: Clock, points: Ledger, spans: Ledger
+        self,
+        file: SpoolFile | None,
+        settings: Settings,
+        notices: Notices,
+        clock: Clock,
+        points: Ledger,
+        spans: Ledger,
+        *,
+        heir_wait_s: float | None = None,
     ) -> None:
         self._file = file
         self._settings = settings
@@ -53,7 +62,7 @@ class Spool:
         self._lent = {"points": 0, "traces": 0, "artifact": 0}
         self._bare: set[Kind] = set()
         self._artifacts_dropped = 0
-        self._db = Database(file, settings.spool_durability, notices, clock)
+        self._db = Database(file, settings.spool_durability, notices, clock, heir_wait_s=heir_wait_s)
         self._is_closed = False
         self._epoch = self._db.num_moves
         self._bytes, found = self._measure()
@@ -206,9 +215,9 @@ class Spool:
         self._is_closed = True
         self._db.return_to_disk()
         self._follow_moves()
-        if self.path is None and not self._db.has_left_behind:
-            for ledger in self._ledgers.values():
-                ledger.drop("memory_lost", ledger.kept)
+        if self.path is None:
+            for kind, count in self._measure()[1].items():
+                self._ledgers[kind].drop("memory_lost", count)
         num_dead = self._db.read(tables.count_dead)
         aside = self._db.close("keep" if is_needed or not self.is_empty else "aside" if num_dead else "remove")
         if aside is not None:

@@ -77,6 +77,20 @@ class SpoolFile:
         logs = [path for path in self._companions() if not path.name.endswith(INDEX) and _size(path)]
         return max(_mtime_ns(path) for path in (self.path, *logs))
 
+    @property
+    def has_content(self) -> bool:
+        """Whether something has been written, by the file system."""
+        return any(_size(path) for path in (self.path, *self._companions()) if not path.name.endswith(INDEX))
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing lies there for certain: a disk that does not answer may hold it yet."""
+        try:
+            self.path.stat()
+        except OSError as error:
+            return isinstance(error, FileNotFoundError)
+        return False
+
     def acquire(self) -> bool:
         """Become the owner; False if somebody else is, in this process or another.
 
@@ -100,7 +114,7 @@ class SpoolFile:
         """Become the owner of a spool whose owner has died; False if it lives, or has tidied up meanwhile."""
         with contextlib.suppress(OSError):
             if self.path.exists() and self.acquire():
-                if self.path.exists():
+                if not self.is_gone:
                     return True
                 self.release(remove=True)
         return False
