@@ -19,12 +19,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
-__all__ = ["ENDING_SIGNALS", "Endings", "Status", "status_of"]
+__all__ = ["ENDING_SIGNALS", "STATUSES", "Endings", "Status", "status_of"]
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 """MLflow's names for how a run ended."""
+
+STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 
 SIGNALS: Final = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)

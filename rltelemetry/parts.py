@@ -25,11 +25,12 @@ from rltelemetry.nudge import NUDGE
 from rltelemetry.run import Run
 from rltelemetry.settings import Resolved, Settings
 from rltelemetry.sinks.console import ConsoleSink, can_redraw, resolve_mode
-from rltelemetry.sinks.mlflow import make_loop
+from rltelemetry.sinks.mlflow import Ledger, make_loop
 from rltelemetry.sinks.otlp import OtlpSink, foreign_endpoint
 from rltelemetry.spans import SpanOpener, add_foreign_event
 from rltelemetry.stats import Stats
 from rltelemetry.types import Fields, Origin, Sink
+from rltelemetry.values import safe_text
 from rltelemetry.worker import Worker
 
 __all__ = ["Parts"]
@@ -69,7 +70,7 @@ class Parts:
         self._notices = Notices(self._console.write, self._clock)
         self.filter = self._make_filter(problems)
         self._export = MlflowExport(settings, origin, self._notices, self._clock) if _exports(settings) else None
-        self._otlp = self._make_otlp(environ)
+        self._otlp = self._make_otlp(problems, environ)
         tracer = self._otlp.tracer if self._otlp else None
         self.spans = SpanOpener(tracer, self.handoff, self._open_spans, settings.trace_interval_s)
         self._intake = self._make_intake()
@@ -173,14 +174,21 @@ class Parts:
         problems += filter_problems
         return chosen
 
-    def _make_otlp(self, environ: Mapping[str, str]) -> OtlpSink | None:
+    def _make_otlp(self, problems: list[str], environ: Mapping[str, str]) -> OtlpSink | None:
         settings, mlflow = self._settings, self._export
         if not settings.traces or (mlflow is None and not foreign_endpoint(environ)):
             return None
         deliver = mlflow.sink.add_traces if mlflow else None
-        return OtlpSink(
-            settings.service_name, deliver, lambda: self.run.run_id if self.run else None, self._open_spans, environ
-        )
+        account = mlflow.spans if mlflow else Ledger()
+
+        def run_id() -> str | None:
+            return self.run.run_id if self.run else None
+
+        try:
+            return OtlpSink(settings.service_name, deliver, run_id, self._open_spans, environ, account.refuse)
+        except ValueError as error:  # in the SDK's words, which name the variable
+            problems.append(f"traces are off: OpenTelemetry cannot use its environment: {safe_text(error)}")
+            return None
 
     def _make_intake(self) -> Intake:
         sinks: list[Sink] = [self._console]

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import structlog
 from opentelemetry.trace import INVALID_SPAN, Span
 
-from rltelemetry.endings import Endings, Status, status_of
-from rltelemetry.facts import read_facts, read_note
+from rltelemetry.endings import STATUSES, Endings, Status, status_of
+from rltelemetry.facts import read_artifact_name, read_facts, read_note
 from rltelemetry.forks import watch_forks
 from rltelemetry.handoff import Call, Handoff
 from rltelemetry.life import Life
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from rltelemetry.run import Run
 
 __all__ = ["Telemetry", "configure", "current", "processors"]
+
+LONGEST_S: Final = 1e9
+"""Some 30 years."""
 
 
 def configure(settings: Settings | None = None, **fields: Any) -> "Telemetry":
@@ -102,7 +105,7 @@ class Telemetry:
     def wait_ready(self, timeout_s: float) -> bool:
         """Wait until the run is known (True), or until it is sure that there will be none or the time is up (False)."""
         parts = self._life.parts
-        return parts is not None and parts.run is not None and parts.run.wait_ready(timeout_s)
+        return parts is not None and parts.run is not None and parts.run.wait_ready(_bounded(timeout_s))
 
     def span(self, name: str, /, **inputs: Any) -> AbstractContextManager[Span]:
         """Make a span current for a `with` block; events that are logged inside become its events."""
@@ -128,13 +131,17 @@ class Telemetry:
 
     def log_text(self, text: str, name: str) -> None:
         """Upload a text as an artifact of the run; it waits in the spool, as points do."""
-        target, content = safe_text(name), plain_text(text)
-        self._tell_run(lambda run: run.log_text(content, target))
+        content, (target, problem) = plain_text(text), read_artifact_name(name)
+        self._complain("log_text", problem)
+        if not problem:
+            self._tell_run(lambda run: run.log_text(content, target))
 
     def remove_artifact(self, name: str) -> None:
         """Remove an artifact of the run, uploaded or not yet."""
-        target = safe_text(name)
-        self._tell_run(lambda run: run.remove_artifact(target))
+        target, problem = read_artifact_name(name)
+        self._complain("remove_artifact", problem)
+        if not problem:
+            self._tell_run(lambda run: run.remove_artifact(target))
 
     def log_artifact(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         """Upload a file as an artifact of the run; it is read when the server takes it, and must stay until then."""
@@ -144,9 +151,10 @@ class Telemetry:
         except Exception as error:
             self._complain("log_artifact", f"got {safe_text(path)}; expected a path ({safe_text(error)})")
             return
-        target = "" if name is None else safe_text(name)
-        target = target or safe_text(os.path.basename(source))  # noqa: PTH119
-        self._tell_run(lambda run: run.log_artifact(source, target))
+        target, problem = read_artifact_name(name, os.path.basename(source))  # noqa: PTH119
+        self._complain("log_artifact", problem)
+        if not problem:
+            self._tell_run(lambda run: run.log_artifact(source, target))
 
     def show_progress(self, text: str) -> None:
         """Keep one line below all others, where stderr is a terminal with a dashboard; an empty text takes it away."""
@@ -156,7 +164,7 @@ class Telemetry:
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Wait until all that was logged before has been sent, as far as can be; False on time-out, or once closed."""
         parts = self._life.open_parts
-        return parts is not None and parts.worker.flush(timeout_s)
+        return parts is not None and parts.worker.flush(_bounded(timeout_s))
 
     def commit(self, timeout_s: float = 1.0) -> bool:
         """Wait until all that was logged before lies in the spool, where kill -9 cannot reach it.
@@ -164,7 +172,7 @@ class Telemetry:
         False on time-out, once closed, and where there is no such place: an unwritable disk, an export that is off.
         """
         parts = self._life.open_parts
-        return parts is not None and parts.worker.commit(timeout_s) and parts.is_durable
+        return parts is not None and parts.worker.commit(_bounded(timeout_s)) and parts.is_durable
 
     def stats(self) -> Stats:
         """Count what became of everything so far."""
@@ -181,6 +189,10 @@ class Telemetry:
             reason: why it has not finished, an exception or a text: becomes the tag `rltelemetry.reason`.
         """
         cause = reason_of(reason)
+        if status not in STATUSES:
+            expected = ", ".join(STATUSES)
+            self._complain("close", f"got {safe_text(status)}; expected {expected}. The run ends FINISHED.")
+            status = "FINISHED"
         with self._life.lock:  # a signal handler may close while the main thread is closing
             if self._life.is_closed:
                 return
@@ -188,7 +200,7 @@ class Telemetry:
             self._life.is_closed = True
             limit_s = self._resolved.settings.exit_timeout_s if timeout_s is None else timeout_s
             try:
-                self._life.close(status, limit_s, cause)
+                self._life.close(status, _bounded(limit_s), cause)
             finally:
                 if _current.telemetry is self:
                     _current.telemetry = None
@@ -262,6 +274,11 @@ def _point_structlog_here() -> None:
     if not isinstance(chain, list):
         chain = []
     take_over(chain)
+
+
+def _bounded(timeout_s: float) -> float:
+    """A time that one can wait for: infinity, which no lock takes, becomes LONGEST_S, and what is no time 0."""
+    return min(max(0.0, timeout_s), LONGEST_S)  # of 0 and no number, max takes what comes first
 
 
 def _is_worker(resolved: Resolved) -> bool:

@@ -21,7 +21,7 @@ def source_tags() -> dict[str, str]:
         tags["mlflow.user"] = getpass.getuser()
     with contextlib.suppress(OSError):
         tags["rltelemetry.host"] = socket.gethostname()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):  # a path may hold what no path can
         tags |= git_tags(Path.cwd())
     return tags
 
@@ -32,11 +32,11 @@ def git_tags(directory: Path) -> dict[str, str]:
     if git is None:
         return {}
     if git.is_file():  # a worktree: the file names its folder
-        git = (git.parent / git.read_text().removeprefix("gitdir:").strip()).resolve()
+        git = (git.parent / _read(git).removeprefix("gitdir:").strip()).resolve()
     common = git
     with contextlib.suppress(OSError):
-        common = (git / (git / "commondir").read_text().strip()).resolve()
-    head = (git / "HEAD").read_text().strip()
+        common = (git / _read(git / "commondir").strip()).resolve()
+    head = _read(git / "HEAD").strip()
     tags: dict[str, str] = {}
     if head.startswith("ref:"):
         reference = head.removeprefix("ref:").strip()
@@ -51,9 +51,9 @@ def git_tags(directory: Path) -> dict[str, str]:
 
 def _commit_of(git: Path, reference: str) -> str:
     with contextlib.suppress(OSError):
-        return (git / reference).read_text().strip()
+        return _read(git / reference).strip()
     with contextlib.suppress(OSError):
-        for line in (git / "packed-refs").read_text().splitlines():
+        for line in _read(git / "packed-refs").splitlines():
             commit, _, name = line.partition(" ")
             if name == reference:
                 return commit
@@ -64,10 +64,15 @@ def _origin(git: Path) -> str:
     """The address of the remote `origin`, without credentials."""
     section = ""
     with contextlib.suppress(OSError):
-        for line in (git / "config").read_text().splitlines():
+        for line in _read(git / "config").splitlines():
             text = line.strip()
             if text.startswith("["):
                 section = text
             elif section == '[remote "origin"]' and text.startswith("url"):
                 return redact(text.partition("=")[2].strip()).replace("***@", "")
     return ""
+
+
+def _read(path: Path) -> str:
+    """What a file of git's says; a name in it may be in any encoding."""
+    return path.read_text(errors="replace")

@@ -123,6 +123,49 @@ def test_text_that_is_none_harms_nobody(any_mlflow: MlflowServer) -> None:
     assert any_mlflow.artifact(str(telemetry.run_id), "number") == b"5"
 
 
+@pytest.mark.mlflow
+def test_no_name_reaches_out_of_its_run_or_takes_all_of_it(
+    mlflow_server: MlflowServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("file")
+    with configure(mlflow_server.uri) as victim:
+        victim.log_text("precious", "model.txt")
+    with configure(mlflow_server.uri) as telemetry:
+        telemetry.log_text("mine", "kept.txt")
+        assert telemetry.flush(PATIENCE_S)
+        other = f"../../{victim.run_id}/artifacts/model.txt"
+        telemetry.log_text("..", other)
+        telemetry.log_artifact(tmp_path / "file", other)
+        for name in (other, "../../", "", ".", "%2e", "?", other):
+            telemetry.remove_artifact(name)
+        telemetry.log_artifact(tmp_path / "file", "")
+        assert telemetry.flush(PATIENCE_S)
+    run_id, said = str(telemetry.run_id), capsys.readouterr().err
+    assert mlflow_server.artifact(str(victim.run_id), "model.txt") == b"precious"
+    assert mlflow_server.artifact(run_id, "kept.txt") == b"mine"
+    assert mlflow_server.artifact(run_id, "file") == b"file"
+    assert f"log_text: got '{other}'; expected a path below the run's artifacts, such as 'plots/returns.svg'" in said
+    calls = ("log_text", "log_artifact", "remove_artifact")
+    assert [said.count(f"{call}: got") for call in calls] == [1, 1, 6]
+    assert "leads out of the run" not in said  # nothing has come as far as the client
+
+
+@pytest.mark.mlflow
+def test_artifact_that_cannot_be_stored_holds_up_no_other(
+    mlflow_server: MlflowServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with configure(mlflow_server.uri) as telemetry:
+        telemetry.log_text("1", "results")
+        telemetry.log_text("2", "results/final.txt")
+        telemetry.log_text("3", "last")
+        assert telemetry.wait_ready(PATIENCE_S)
+        deadline = time.monotonic() + PATIENCE_S
+        while mlflow_server.artifact(str(telemetry.run_id), "last") is None:
+            assert time.monotonic() < deadline
+            telemetry.flush(1.0)
+    assert "refuses an artifact for good" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("bad", ["/tmp/" + "x" * 300, "fifo", b"\xff.txt"], ids=["too long", "pipe", "no unicode"])
 def test_file_with_a_bad_name_or_nature_costs_nothing_else(
     fake_mlflow: FakeMlflow, tmp_path: Path, bad: str | bytes

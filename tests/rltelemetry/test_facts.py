@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rltelemetry.facts import MAX_FACTS, read_facts
+from rltelemetry.facts import MAX_FACTS, read_artifact_name, read_facts
 from rltelemetry.testing import MlflowServer, send
 
 
@@ -27,11 +27,21 @@ def test_nested_names_are_joined_by_dots() -> None:
         {"rows": [{"api_key": "S3CR3T"}]},
         {"private_key_pem": "S3CR3T"},
         {"token_value": "S3CR3T"},
+        {"api_keys": {"wandb": "S3CR3T"}},
+        {"tokens": {"wandb": {"prod": "S3CR3T"}}},
+        {"private_keys": ["S3CR3T"]},
+        {"rows": [{"password": ["S3CR3T"]}]},
+        {b"token": {b"prod": b"S3CR3T"}},
     ],
     ids=repr,
 )
 def test_no_secret_gets_through(facts: dict[str, Any]) -> None:
     assert "S3CR3T" not in repr(read_facts(facts))
+
+
+def test_what_is_nested_under_a_secret_name_is_masked_and_measures_stay() -> None:
+    given = {"tokens": {"wandb": "S3CR3T", "prompt": 512}, "loss": {"per_token": 0.5}}
+    assert read_facts(given).texts == {"tokens.wandb": "***", "tokens.prompt": "512", "loss.per_token": "0.5"}
 
 
 def test_names_that_mlflow_refuses_are_made_acceptable_and_stay_apart() -> None:
@@ -89,6 +99,44 @@ def test_too_many_are_cut_and_said() -> None:
 def test_every_mapping_becomes_clean_texts(facts: dict[str, Any]) -> None:
     texts = read_facts(facts).texts
     assert all(key and key.isprintable() for key in texts)
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "plots/returns.svg", "...", ".hidden", "a b", "a..b/..c", "100%", "a%2Fb", "v?1"]
+)
+def test_artifact_name_is_a_path_below_the_run(name: str) -> None:
+    assert read_artifact_name(name) == (name, "")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "",
+            None,
+            ".",
+            "..",
+            "/",
+            "/etc/passwd",
+            "../x",
+            "a/../../x",
+            "a/./b",
+            "a//b",
+            "a/",
+            "\\x",
+            "..\\x",
+            "a\\..\\b",
+        ),
+        *("%2e", "%2e%2e/x", "%2F", "a%2f%2e%2e", "%25252e", "?", "#", ";", ".?", ".;#", "a/..?", " ", "\n"),
+    ],
+)
+def test_artifact_name_that_may_lead_elsewhere_is_refused(name: Any) -> None:
+    assert "expected a path below the run's artifacts" in read_artifact_name(name).problem
+
+
+def test_artifact_without_a_name_takes_the_other_one() -> None:
+    assert read_artifact_name(None, "a.txt") == read_artifact_name("", "a.txt") == ("a.txt", "")
+    assert read_artifact_name(None, "..").problem
 
 
 def test_mlflow_takes_every_name_that_comes_out(any_mlflow: MlflowServer) -> None:

@@ -196,16 +196,48 @@ class BrokenFile(io.BytesIO):
 
 
 @pytest.mark.parametrize(
-    ("error", "words"), [(None, "become shorter"), (OSError(errno.EIO, "Input/output error"), "Input/output error")]
+    ("error", "verdict", "words"),
+    [
+        (None, Verdict.POISON, "become shorter"),
+        (OSError(errno.EISDIR, "Is a directory"), Verdict.POISON, "Is a directory"),
+        (OSError(errno.EIO, "Input/output error"), Verdict.RETRY, "Input/output error"),
+    ],
 )
 def test_file_that_breaks_on_its_way_is_no_trouble_of_the_connection(
-    fake_mlflow: FakeMlflow, monkeypatch: pytest.MonkeyPatch, error: OSError | None, words: str
+    fake_mlflow: FakeMlflow, monkeypatch: pytest.MonkeyPatch, error: OSError | None, verdict: Verdict, words: str
 ) -> None:
     monkeypatch.setattr(client_module, "_open", lambda _: (BrokenFile(error), 2 * CHUNK_BYTES))
     outcome = ask(fake_mlflow.uri, lambda client: client.put_artifact("a", Path("x"), TIMEOUT_S))
-    assert outcome.verdict is Verdict.POISON
+    assert outcome.verdict is verdict
     assert words in outcome.cause
     assert "TLS" not in str(outcome)
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EIO, errno.ENOMEM])
+def test_file_that_cannot_be_opened_for_a_while_is_tried_again(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def fail(_: Path) -> Any:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(client_module, "_open", fail)
+    outcome = ask("http://127.0.0.1:9", lambda client: client.put_artifact("a", Path("x"), TIMEOUT_S))
+    assert (outcome.verdict, outcome.is_server_wide) == (Verdict.RETRY, False)
+    assert os.strerror(code) in outcome.cause
+
+
+@pytest.mark.parametrize("path", ["0/r/artifacts/../../x", "0/r/artifacts/", "0/r/artifacts//etc", "0/r/artifacts/%2e"])
+def test_artifact_path_that_leads_elsewhere_is_not_asked_for(
+    fake_mlflow: FakeMlflow, tmp_path: Path, path: str
+) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    for request in (
+        lambda client: client.put_text(path, "text", TIMEOUT_S),
+        lambda client: client.put_artifact(path, tmp_path / "a", TIMEOUT_S),
+        lambda client: client.delete_artifact(path, TIMEOUT_S),
+    ):
+        outcome = ask(fake_mlflow.uri, request)
+        assert outcome.verdict is Verdict.POISON
+        assert f"leads out of the run: {path}" in outcome.cause
+    assert fake_mlflow.requests == []
 
 
 def test_whatever_a_transport_raises_becomes_an_outcome() -> None:

@@ -1,6 +1,7 @@
 """From the spool to the server: how much, how often, how patiently, and what becomes of what is refused."""
 
 import asyncio
+import errno
 import itertools
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ from delivery_bench import LOG_BATCH, Bench, points, status
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rltelemetry.sinks.mlflow import client as client_module
+from rltelemetry.sinks.mlflow.artifacts import MOST_SERVER_ERRORS
 from rltelemetry.sinks.mlflow.backoff import HELD_FLOOR_S, HELD_S, MAX_BACKOFF_S
+from rltelemetry.sinks.mlflow.delivery import Delivery
 from rltelemetry.sinks.mlflow.lane import BATCH_GAP_S
 from rltelemetry.sinks.mlflow.outcome import Outcome
 from rltelemetry.sinks.mlflow.points import CATCH_UP, REPEAT
@@ -530,6 +534,76 @@ def test_removal_that_always_fails_holds_up_nothing() -> None:
         bench.drain()
         bench.clock.advance(HELD_FLOOR_S)
     assert bench.server.artifact(str(bench.run.run_id), "new") == b"weights"
+
+
+def test_artifact_at_which_the_server_always_fails_holds_up_no_other_for_ever() -> None:
+    bench = Bench(request_attempts=3)
+    for name in ("bad", "good"):
+        bench.spool.append_artifact(name, {"text": "weights"})
+    bench.fail_always(status(500), route="/bad")
+    assert not bench.drain()
+    heir = Delivery(bench.settings, bench.spool, bench.client, bench.run, bench.notices, bench.clock)
+    bench.delivery = heir  # another process has counted the first errors
+    assert bench.drain()
+    assert sum(request.path.endswith("/bad") for request in bench.requests) == MOST_SERVER_ERRORS
+    assert bench.server.artifact(str(bench.run.run_id), "good") == b"weights"
+    assert sum("refuses an artifact for good" in text for text in bench.said) == 1
+
+
+def test_only_errors_in_a_row_of_one_artifact_bury_it() -> None:
+    bench = Bench(request_attempts=20)
+    for name in ("first", "second"):
+        bench.spool.append_artifact(name, {"text": name})
+    bench.fail(*[status(500)] * 4, status(503), *[status(500)] * 4, None, *[status(500)] * 4, route="/artifacts/")
+    assert bench.drain()
+    for name in ("first", "second"):
+        assert bench.server.artifact(str(bench.run.run_id), name) == name.encode()
+
+
+def test_errors_of_an_artifact_that_is_gone_are_not_the_next_ones(tmp_path: Path) -> None:
+    bench = Bench(request_attempts=4)
+    (tmp_path / "rotated").write_bytes(b"weights")
+    bench.spool.append_artifact("rotated", {"path": str(tmp_path / "rotated")})
+    bench.spool.append_artifact("next", {"text": "next"})
+    bench.fail(*[status(500)] * 8, route="/artifacts/")
+    assert not bench.drain()
+    (tmp_path / "rotated").unlink()
+    while not bench.drain():
+        pass
+    assert bench.server.artifact(str(bench.run.run_id), "next") == b"next"
+
+
+@pytest.mark.parametrize("code", [502, 503, 504])
+def test_gateway_blames_no_artifact_however_often_it_fails(code: int) -> None:
+    bench = Bench(request_attempts=50)
+    bench.spool.append_artifact("a", {"text": "a"})
+    bench.fail(*[status(code)] * 20, route="/artifacts/")
+    assert bench.drain()
+    assert bench.server.artifact(str(bench.run.run_id), "a") == b"a"
+
+
+@pytest.mark.parametrize("content", [{"text": "x"}, {}], ids=["text", "removal"])
+def test_spool_of_somebody_else_cannot_reach_out_of_its_run(content: dict[str, str]) -> None:
+    bench = Bench()
+    bench.spool.append_artifact("../../other/artifacts/model", content)
+    assert bench.drain()
+    assert bench.requests == []
+    assert "leads out of the run" in bench.said[0]
+
+
+def test_file_that_cannot_be_read_for_a_while_is_kept_and_sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bench = Bench()
+    (tmp_path / "a").write_bytes(b"a")
+    bench.spool.append_artifact("a", {"path": str(tmp_path / "a")})
+
+    def fail(_: Path) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as shortage:
+        shortage.setattr(client_module, "_open", fail)
+        assert not bench.drain()
+    assert bench.drain()
+    assert bench.server.artifact(str(bench.run.run_id), "a") == b"a"
 
 
 def test_artifacts_of_a_server_that_keeps_none_are_dropped_with_a_word(tmp_path: Path) -> None:

@@ -158,6 +158,46 @@ def test_malformed_directive_and_label_are_named_and_the_rest_applies(
     assert "The Loss: 1" in shown
 
 
+def test_environment_that_opentelemetry_refuses_costs_the_traces(
+    configure: Configure,
+    fake_mlflow: FakeMlflow,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("OTEL_ATTRIBUTE_COUNT_LIMIT", "abc")
+    with configure(console="json") as telemetry, telemetry.span("update"):
+        structlog.get_logger().info("train", category="TRAINER", loss=0.5, timesteps=1)
+    (run,) = fake_mlflow.runs()
+    assert len(fake_mlflow.points(run.run_id, "trainer/loss")) == 1
+    assert "traces are off: OpenTelemetry cannot use its environment: ValueError: OTEL" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("for_ever", [float("inf"), 1e300])
+def test_time_for_ever_is_a_time(configure: Configure, fake_mlflow: FakeMlflow, for_ever: float) -> None:
+    with configure(exit_timeout_s=for_ever) as telemetry:
+        structlog.get_logger().info("train", loss=0.5, timesteps=1)
+        assert telemetry.commit(for_ever)
+        assert telemetry.flush(for_ever)
+        assert telemetry.wait_ready(for_ever)
+        assert not telemetry.flush(float("nan"))
+        assert not telemetry.flush(-1.0)
+        structlog.get_logger().info("train", loss=0.5, timesteps=2)
+    (run,) = fake_mlflow.runs()
+    assert run.status == "FINISHED"
+    assert len(fake_mlflow.points(run.run_id)) == 2
+
+
+def test_status_that_is_none_of_mlflows_is_named(
+    configure: Configure, fake_mlflow: FakeMlflow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    telemetry = configure(console="json")
+    assert telemetry.wait_ready(20)
+    telemetry.close("DONE")  # type: ignore[arg-type]
+    (run,) = fake_mlflow.runs()
+    assert run.status == "FINISHED"
+    assert "close: got DONE; expected FINISHED, FAILED, KILLED" in capsys.readouterr().err
+
+
 def test_unusable_environment_variable_is_named_and_ignored(
     configure: Configure, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

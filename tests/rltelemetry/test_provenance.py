@@ -86,7 +86,14 @@ def test_user_without_a_name_costs_nothing_else(monkeypatch: pytest.MonkeyPatch)
     assert tags["mlflow.source.type"] == "LOCAL"
 
 
-@pytest.mark.parametrize("text", ["gitdir: /nonexistent\n", "nonsense"])
+def test_name_in_another_encoding_costs_nothing(checkout: Path) -> None:
+    git(checkout, "remote", "add", "origin", "https://example.org/x.git")
+    config = checkout / ".git" / "config"
+    config.write_bytes(b"[user]\n\tname = Jos\xe9\n" + config.read_bytes())
+    assert git_tags(checkout)[ORIGIN] == "https://example.org/x.git"
+
+
+@pytest.mark.parametrize("text", ["gitdir: /nonexistent\n", "gitdir: \0\n", "nonsense"])
 def test_broken_checkout_costs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     (tmp_path / ".git").write_text(text)
     monkeypatch.chdir(tmp_path)

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
-from opentelemetry.trace import Status, get_current_span
+from opentelemetry.trace import NonRecordingSpan, SpanContext, Status, TraceFlags, get_current_span, use_span
 
 from rltelemetry.chain import to_record
 from rltelemetry.handoff import Handoff, Snapshot, SpanEnd
 from rltelemetry.sinks.otlp import OtlpSink, foreign_endpoint
-from rltelemetry.sinks.otlp.sink import MAX_ROOTS
+from rltelemetry.sinks.otlp.sink import MAX_ROOTS, MAX_TRACES
 from rltelemetry.spans import SpanOpener, add_foreign_event
 
 
@@ -23,7 +23,11 @@ class Tracing:
         self.exports: list[tuple[bytes, int, int]] = []
         self.open_spans: set[Any] = set()
         self.handoff = Handoff(capacity, 1 << 20, self.open_spans, add_foreign_event)
-        self.sink = OtlpSink("tests", lambda *export: self.exports.append(export), lambda: "run1", self.open_spans, {})
+        self.refused: list[tuple[str, int]] = []
+        self.sink = OtlpSink(
+            "tests", lambda *export: self.exports.append(export), lambda: "run1", self.open_spans, {},
+            lambda *refusal: self.refused.append(refusal),
+        )  # fmt: skip
         self.opener = SpanOpener(self.sink.tracer, self.handoff, self.open_spans, interval_s)
 
     def span(self, name: str, **inputs: Any) -> Any:
@@ -99,6 +103,27 @@ def test_root_tells_mlflow_its_inputs_outputs_kind_and_session() -> None:
     assert (root["mlflow.spanType"], root["session.id"]) == ("CHAIN", "run1")
     assert child["mlflow.spanType"] == "TASK"
     assert "mlflow.spanOutputs" not in child
+
+
+def test_span_that_cannot_be_encoded_costs_itself_and_is_counted() -> None:
+    tracing = Tracing()
+    for number in range(3):
+        with tracing.span(f"update {number}"):
+            if number == 1:
+                get_current_span().add_event("\udce9")
+    tracing.work()
+    assert [span.name for span in tracing.spans] == ["update 0", "update 2"]
+    assert tracing.refused == [("encoding", 1)]
+
+
+def test_outputs_of_roots_that_never_come_are_forgotten() -> None:
+    tracing = Tracing()
+    for number in range(2 * MAX_TRACES):
+        elsewhere = NonRecordingSpan(SpanContext(number + 1, 1, is_remote=True, trace_flags=TraceFlags(1)))
+        with use_span(elsewhere), tracing.span("update"):
+            tracing.log("train", category="TRAINER", loss=0.5, timesteps=number)
+    tracing.work()
+    assert len(tracing.sink._outputs) <= MAX_TRACES
 
 
 def test_exception_marks_the_span_and_stands_after_its_events() -> None:

@@ -6,6 +6,7 @@ made it, and is passed over.
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +22,11 @@ MIN_UPLOAD_S: Final = 30.0
 
 SERVER_ERROR: Final = 500
 MOST_SERVER_ERRORS: Final = 5
-"""In a row; some stores say so, too, of a file that is not there."""
+"""In a row, of one artifact; MLflow says so for ever of a name that cannot be stored (a file stands where it needs a
+folder), and some stores of a file that is not there."""
+
+FAILING: Final = "failing_artifact"
+"""Where the spool remembers an artifact and its errors so far: a drain leaves before there are enough of them."""
 
 
 class ArtifactStream:
@@ -34,7 +39,6 @@ class ArtifactStream:
     def __init__(self, way: Way) -> None:
         self.interval_s = 0.0
         self.has_more = True
-        self._server_errors = 0
         self._spool, self._client, self._run, self._notices, self.breaker, self.patience = way
 
     async def send(self) -> Outcome | None:
@@ -45,11 +49,11 @@ class ArtifactStream:
         _, artifact = json.loads(row.body)
         if "path" in artifact and _is_gone(artifact["path"]):
             return self._pass_over(row, artifact["path"])
-        outcome = await self._perform(artifact)
+        outcome = self._judge(artifact, await self._perform(artifact))
         if outcome.is_delivered:
             self._spool.ack(row)
             self.patience.reset()
-        elif outcome.verdict is Verdict.POISON or _is_switched_off(outcome):
+        elif outcome.verdict is Verdict.POISON:
             self._spool.bury(row, outcome.cause)
             self._notices.warn("refused artifact", f"MLflow refuses an artifact for good: {outcome.cause}")
             return Outcome(Verdict.DELIVERED)
@@ -64,17 +68,25 @@ class ArtifactStream:
             return await self._client.put_artifact(target, Path(artifact["path"]), timeout_s)
         if "text" in artifact:
             return await self._client.put_text(target, artifact["text"], timeout_s)
-        return self._judge_removal(await self._client.delete_artifact(target, timeout_s))
+        return await self._client.delete_artifact(target, timeout_s)
 
-    def _judge_removal(self, outcome: Outcome) -> Outcome:
-        """A file that is not there, or must stay, is removed as far as that goes; a hiccup is tried again."""
-        self._server_errors = self._server_errors + 1 if outcome.status == SERVER_ERROR else 0
-        is_not_there = outcome.is_missing
-        is_refused = outcome.verdict is Verdict.POISON or outcome.status in {405, 501} or _is_switched_off(outcome)
-        if is_not_there or is_refused or self._server_errors >= MOST_SERVER_ERRORS:
-            self._server_errors = 0
-            return Outcome(Verdict.DELIVERED)
-        return outcome
+    def _judge(self, artifact: Mapping[str, Any], outcome: Outcome) -> Outcome:
+        """Tell what is final from a hiccup; a file that is not there, or must stay, is removed as far as that goes."""
+        if self._has_failed_for_good(artifact["name"], outcome) or _is_switched_off(outcome):
+            outcome = replace(outcome, verdict=Verdict.POISON)
+        is_removal = artifact.keys().isdisjoint({"path", "text"})
+        is_refused = outcome.status in {405, 501} or (outcome.verdict is Verdict.POISON and outcome.status > 0)
+        return Outcome(Verdict.DELIVERED) if is_removal and (outcome.is_missing or is_refused) else outcome
+
+    def _has_failed_for_good(self, name: str, outcome: Outcome) -> bool:
+        """Count the server's errors in a row of one artifact, those of earlier processes included."""
+        failing, num_before = self._spool.get(FAILING) or ("", 0)
+        is_error = outcome.status == SERVER_ERROR
+        num_errors = 1 + (num_before if failing == name else 0) if is_error else 0
+        is_final = num_errors >= MOST_SERVER_ERRORS
+        if is_error or num_before:
+            self._spool.put(FAILING, [name, 0 if is_final else num_errors])
+        return is_final
 
     def _pass_over(self, row: Row, path: str) -> Outcome:
         self._spool.ack(row)

@@ -5,6 +5,7 @@ loses everything behind it (a bare NaN, a float step, a lower-case "nan"). The r
 something unreadable it would be lost, too.
 """
 
+import errno
 import json
 import math
 import os
@@ -19,6 +20,8 @@ from urllib.parse import quote
 
 from pydantic_core import to_json
 
+from rltelemetry.facts import leads_below
+from rltelemetry.redact import clean_text
 from rltelemetry.schema import MAX_PARAM_LENGTH, MAX_TAG_LENGTH
 from rltelemetry.settings import Settings
 from rltelemetry.sinks.mlflow.http import Body, BodyError, Http, Transport
@@ -34,6 +37,10 @@ JSON: Final = {"Content-Type": "application/json"}
 
 CHUNK_BYTES: Final = 1 << 18
 PAGE: Final = 5000
+
+PASSING: Final = frozenset({errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE})
+"""What may keep a file from being read for a while: too many open ones, a file server that is away."""
+
 VERSION: Final = re.compile(r"\d+\.\d+[\w.+-]*")
 
 
@@ -169,20 +176,19 @@ class MlflowClient:
         try:
             file, size = _open(path)
         except (OSError, ValueError) as error:
-            return Outcome(Verdict.POISON, cause=_unreadable(error))
+            return _unreadable(error)
         with file:
-            body, headers = _pieces(file, size), {"Content-Length": str(size)}
-            route = _artifact_route(artifact_path)
-            return await self._request("PUT", route, timeout_s, body=body, headers=headers, needs_json=False)
+            pieces, headers = _Pieces(file, size), {"Content-Length": str(size)}
+            outcome = await self._on_artifact("PUT", artifact_path, timeout_s, pieces, headers)
+        return outcome if pieces.error is None else _unreadable(pieces.error)
 
     async def put_text(self, artifact_path: str, text: str, timeout_s: float) -> Outcome:
         """Upload a text to the server's artifact store."""
-        route, body = _artifact_route(artifact_path), text.encode("utf-8", "replace")
-        return await self._request("PUT", route, timeout_s, body=body, needs_json=False)
+        return await self._on_artifact("PUT", artifact_path, timeout_s, text.encode("utf-8", "replace"))
 
     async def delete_artifact(self, artifact_path: str, timeout_s: float) -> Outcome:
         """Remove a file from the server's artifact store."""
-        return await self._request("DELETE", _artifact_route(artifact_path), timeout_s, needs_json=False)
+        return await self._on_artifact("DELETE", artifact_path, timeout_s)
 
     async def leave_loop(self) -> None:
         """Close the connection; the next request opens another one, on whatever loop it is made."""
@@ -191,6 +197,20 @@ class MlflowClient:
     async def close(self) -> None:
         """Close the connection; every later request fails."""
         await self._http.close()
+
+    async def _on_artifact(
+        self,
+        method: str,
+        artifact_path: str,
+        timeout_s: float,
+        body: Body | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Outcome:
+        """Put a request to the artifact store, unless its path leads elsewhere: MLflow itself never sees a `..`."""
+        if not leads_below(artifact_path):
+            return Outcome(Verdict.POISON, cause=f"its path leads out of the run: {clean_text(artifact_path)}")
+        route = ARTIFACTS + quote(artifact_path, errors="replace")
+        return await self._request(method, route, timeout_s, body=body, headers=headers, needs_json=False)
 
     async def _post(self, route: str, body: Mapping[str, Any], timeout_s: float, api: str = API) -> Outcome:
         encoded = json.dumps(body, allow_nan=False).encode()
@@ -233,10 +253,6 @@ def _text(value: object) -> str:
     return str(value).encode("utf-8", "replace").decode()
 
 
-def _artifact_route(artifact_path: str) -> str:
-    return ARTIFACTS + quote(artifact_path, errors="replace")
-
-
 def _open(path: Path) -> tuple[BinaryIO, int]:
     """Open a file, and say how much it holds; opening a pipe without O_NONBLOCK waits for its other end.
 
@@ -252,22 +268,39 @@ def _open(path: Path) -> tuple[BinaryIO, int]:
     return os.fdopen(descriptor, "rb"), facts.st_size
 
 
-def _unreadable(error: OSError | ValueError) -> str:
-    return f"the file cannot be read: {error.strerror if isinstance(error, OSError) else error}"
+def _unreadable(error: OSError | ValueError) -> Outcome:
+    """Judge a file that cannot be read: some reasons pass, and none is the server's."""
+    cause = f"the file cannot be read: {error.strerror if isinstance(error, OSError) else error}"
+    is_passing = isinstance(error, OSError) and error.errno in PASSING
+    return Outcome(Verdict.RETRY if is_passing else Verdict.POISON, cause=cause, is_own_fault=True)
 
 
-async def _pieces(file: BinaryIO, size: int) -> AsyncIterator[bytes]:
-    """Read what was there at the start: a log file may grow meanwhile, but must not shrink.
+class _Pieces(AsyncIterator[bytes]):
+    """What a file held at the start, in pieces: a log file may grow meanwhile, but must not shrink.
 
-    Raises:
-        BodyError: it has shrunk, or cannot be read.
+    Attributes:
+        error: what has kept it from being read, if anything.
     """
-    while size > 0:
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.error: OSError | ValueError | None = None
+        self._file = file
+        self._size = size
+
+    async def __anext__(self) -> bytes:
+        """Read a piece.
+
+        Raises:
+            BodyError: the file has shrunk, or cannot be read.
+        """
+        if self._size <= 0:
+            raise StopAsyncIteration
         try:
-            piece = file.read(min(size, CHUNK_BYTES))
-        except OSError as error:
-            raise BodyError(_unreadable(error)) from error
-        if not piece:
-            raise BodyError("the file cannot be read: it has become shorter meanwhile")
-        size -= len(piece)
-        yield piece
+            piece = self._file.read(min(self._size, CHUNK_BYTES))
+            if not piece:
+                raise ValueError("it has become shorter meanwhile")
+        except (OSError, ValueError) as error:
+            self.error = error
+            raise BodyError from error
+        self._size -= len(piece)
+        return piece

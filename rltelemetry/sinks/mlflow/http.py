@@ -34,7 +34,7 @@ Transport = httpx.AsyncBaseTransport
 
 
 class BodyError(Exception):
-    """What a body in pieces raises when it cannot go on: no failure of the connection, and none that passes."""
+    """What a body in pieces raises when it cannot go on: no failure of the connection."""
 
 
 class Answer(NamedTuple):

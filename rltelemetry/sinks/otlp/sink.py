@@ -9,7 +9,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from opentelemetry.context import Context
@@ -41,6 +41,9 @@ MAX_EVENTS: Final = 1024
 MAX_OUTPUTS: Final = 32
 """Numbers shown in a root's outputs."""
 
+MAX_TRACES: Final = 256
+"""Traces whose outputs are remembered: the root of some is not ours, or has ended before what is logged inside it."""
+
 NO_PARENT: Final = Context()
 """The worker's own context may hold anything; an event of its own starts a trace."""
 
@@ -54,6 +57,7 @@ class OtlpSink:
         run_id: the run's id as far as it is known; becomes the session of each trace.
         open_spans: the registry of spans that callers have open.
         environ: where a foreign OTLP back end is configured.
+        refuse: counts spans that cannot be encoded, by reason.
     """
 
     def __init__(
@@ -63,8 +67,10 @@ class OtlpSink:
         run_id: Callable[[], str | None],
         open_spans: set[ApiSpan],
         environ: Mapping[str, str] = os.environ,
+        refuse: Callable[[str, int], None] = lambda _reason, _count: None,
     ) -> None:
         self._deliver = deliver
+        self._refuse = refuse
         self._run_id = run_id
         self._open_spans = open_spans
         self._finished: list[ReadableSpan] = []
@@ -124,8 +130,7 @@ class OtlpSink:
     def commit(self) -> None:
         """Encode the finished spans and hand them over."""
         while self._finished and self._deliver is not None:
-            spans = self._take()
-            self._deliver(encode_spans(spans).SerializeToString(), len(spans))
+            self._hand_over(self._take(), self._deliver)
 
     def begin_close(self) -> None:
         """Let a foreign back end send what it still has, beside everything else that the end of the program needs."""
@@ -150,6 +155,8 @@ class OtlpSink:
     def _remember_outputs(self, span: ApiSpan, record: Record) -> None:
         """Keep the last value of each number by trace, for the root's outputs."""
         outputs = self._outputs.setdefault(span.get_span_context().trace_id, {})
+        while len(self._outputs) > MAX_TRACES:
+            del self._outputs[next(iter(self._outputs))]
         prefix = record.category.prefix
         for key, value in record.fields.items():
             if type(value) in {int, float} and math.isfinite(value):
@@ -168,6 +175,19 @@ class OtlpSink:
         span.set_attribute("mlflow.spanOutputs", json.dumps(outputs))
         if run_id := self._run_id():
             span.set_attribute("session.id", run_id)
+
+    def _hand_over(self, spans: Sequence[ReadableSpan], deliver: Callable[[bytes, int], None]) -> None:
+        """Encode some spans; one that cannot be, for what a program has put on it itself, costs itself only."""
+        try:
+            encoded = encode_spans(spans).SerializeToString()
+        except Exception:
+            if len(spans) == 1:
+                self._refuse("encoding", 1)
+                return
+            for span in spans:
+                self._hand_over([span], deliver)
+            return
+        deliver(encoded, len(spans))
 
     def _take(self) -> list[ReadableSpan]:
         """Take the next piece: at most MAX_SPANS spans and MAX_ROOTS roots."""
