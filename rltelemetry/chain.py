@@ -1,16 +1,13 @@
 """What the worker does with a snapshot before the sinks see it: join its fields, normalise, make it safe."""
 
 from contextvars import Context
-from typing import Any, Final
+from typing import Any
 
-from rltelemetry.handoff import Snapshot
+from rltelemetry.handoff import CONTEXTVAR_PREFIX, Snapshot
 from rltelemetry.processors import category_of, normalize_category, sanitize
 from rltelemetry.types import Fields, Record
 
 __all__ = ["to_record"]
-
-CONTEXTVAR_PREFIX: Final = "structlog_"
-"""structlog keeps each bound context variable under its key with this prefix."""
 
 
 def to_record(snapshot: Snapshot) -> Record:
@@ -18,6 +15,8 @@ def to_record(snapshot: Snapshot) -> Record:
     event_dict: Any = {**_contextvars(snapshot.contextvars), **snapshot.bound, **snapshot.fields}
     if "event" in event_dict:  # a field of that name, beside the message
         event_dict["event_"] = event_dict.pop("event")
+    for order in ("exc_info", "stack_info"):  # what is left of them is no order that `put` obeys, and no measure
+        event_dict.pop(order, None)
     event_dict["event"] = snapshot.event
     fields = sanitize(None, snapshot.level, normalize_category(None, snapshot.level, event_dict))
     return Record(

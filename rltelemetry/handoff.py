@@ -14,10 +14,12 @@ import sys
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from contextvars import Context, copy_context
+from contextvars import Context, ContextVar, copy_context
 from time import time_ns
+from types import EllipsisType
 from typing import Any, Final, Literal, NamedTuple
 
+import structlog.contextvars
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from rltelemetry.current_span import NO_CONTEXT, SPAN_KEY, read_span_context
@@ -25,7 +27,9 @@ from rltelemetry.types import Fields
 from rltelemetry.values import clean_field, freeze, safe_text, traceback_text
 
 __all__ = [
+    "BOUND_VARIABLES",
     "CELL",
+    "CONTEXTVAR_PREFIX",
     "ON_FOREIGN_SPAN",
     "Call",
     "Cell",
@@ -33,6 +37,7 @@ __all__ = [
     "Handoff",
     "Snapshot",
     "SpanEnd",
+    "contextvars_may_change",
     "print_plainly",
     "snapshot_fields",
 ]
@@ -42,6 +47,14 @@ DropReason = Literal["full", "error"]
 
 ON_FOREIGN_SPAN: Final = object()
 """Stands in `Snapshot.span`: the event was added to somebody else's span already, in the caller."""
+
+CONTEXTVAR_PREFIX: Final = "structlog_"
+"""structlog keeps each bound context variable under its key with this prefix."""
+
+BOUND_VARIABLES: Final[Mapping[str, ContextVar[Any]]] = getattr(structlog.contextvars, "_CONTEXT_VARS", {})
+"""Every context variable that structlog ever bound: while there is none, a log call need not look for any."""
+
+_FIXED = frozenset({int, float, str, bool, type(None), bytes, EllipsisType})  # `...` is structlog's "not bound"
 
 
 class Snapshot(NamedTuple):
@@ -143,6 +156,8 @@ class Handoff:
         span: Any = read_span_context(NO_CONTEXT).get(SPAN_KEY, INVALID_SPAN)
         if span is not INVALID_SPAN and span not in self.own_spans:
             span = self.on_other_span(span, text, frozen, bound, now_ns)
+        if BOUND_VARIABLES:
+            bound = {**_frozen_contextvars(), **bound}
         self.extra_bytes_added += size
         self.queue.append((now_ns, level, logger, text, frozen, bound, copy_context(), span, size, console))
 
@@ -216,6 +231,26 @@ def snapshot_fields(fields: Fields) -> tuple[Fields, int]:
         frozen[key] = safe = freeze(value)
         size += 64 + (len(safe) if isinstance(safe, str | bytes) else 0)
     return frozen, size
+
+
+def contextvars_may_change() -> bool:
+    """Whether a value in one of structlog's context variables has to be frozen now."""
+    try:
+        for variable in BOUND_VARIABLES.values():  # any() costs twice as much
+            if type(variable.get(None)) not in _FIXED:
+                return True
+    except RuntimeError:  # another thread bound one more meanwhile
+        return True
+    return False
+
+
+def _frozen_contextvars() -> Fields:
+    """Return the values in structlog's context variables that might change after the call, frozen."""
+    return {
+        name.removeprefix(CONTEXTVAR_PREFIX): freeze(value)
+        for name, variable in tuple(BOUND_VARIABLES.items())
+        if type(value := variable.get(None)) not in _FIXED
+    }
 
 
 def _exception_text(exc_info: Any) -> str:

@@ -18,7 +18,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from rltelemetry.channels import LEVEL_NAMES, LEVELS, Channel, channel, level_name, threshold_of
 from rltelemetry.current_span import NO_CONTEXT, SPAN_KEY, read_span_context
-from rltelemetry.handoff import CELL
+from rltelemetry.handoff import BOUND_VARIABLES, CELL, contextvars_may_change
 from rltelemetry.values import freeze, safe_text
 
 __all__ = ["HANDOFF", "BoundLogger", "Tee", "assemble", "take_over"]
@@ -150,14 +150,15 @@ def _level_method(method: str) -> Callable[..., None]:
     level = LEVELS[method]
     name = LEVEL_NAMES[level]
     types = (type, float, int, str, len)
-    tools = (CELL, HANDOFF, *types, time_ns, copy_context, read_span_context, NO_CONTEXT, SPAN_KEY, INVALID_SPAN)
+    spans = (read_span_context, NO_CONTEXT, SPAN_KEY, INVALID_SPAN)
+    tools = (CELL, HANDOFF, *types, time_ns, copy_context, *spans, BOUND_VARIABLES)
 
     def log(self: BoundLogger, event: Any = None, /, *args: Any, **fields: Any) -> None:
         channel = self._logger
         if level < channel.threshold:
             return
         # one tuple in place of a dozen globals, each of which is a cache line of its own
-        cell, handoff, type_of, real, whole, text, size, now_ns, context, read_span, nothing, span_key, no_span = tools
+        cell, handoff, type_of, real, whole, text, size, now_ns, context, read_span, none, key, no_span, bound = tools
         try:
             if args:
                 event = _percent(event, args)
@@ -170,16 +171,22 @@ def _level_method(method: str) -> Callable[..., None]:
                 return
             for value in fields.values():
                 kind = type_of(value)
-                if kind is real or kind is whole or value is None:
+                if kind is real or (kind is whole and value > 1) or value is None:
                     continue
-                if kind is not text or size(value) > 256:
+                if kind is text and size(value) <= 256:
+                    continue
+                # A 0 or 1 may be an order for a traceback; to look for one at every call would cost a twentieth of it.
+                if kind is not whole or "exc_info" in fields or "stack_info" in fields:
                     active.put(name, channel.name, event, fields, self._context)
                     return
             if type_of(event) is not text or size(event) > 256 or size(fields) > 64:
                 active.put(name, channel.name, event, fields, self._context)
                 return
+            if bound and contextvars_may_change():
+                active.put(name, channel.name, event, fields, self._context)
+                return
             stamp_ns = now_ns()
-            span = read_span(nothing).get(span_key, no_span)
+            span = read_span(none).get(key, no_span)
             if span is not no_span and span not in active.own_spans:
                 span = active.on_other_span(span, event, fields, self._context, stamp_ns)
             queue.append((stamp_ns, name, channel.name, event, fields, self._context, context(), span, 0, True))

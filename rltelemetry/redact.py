@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 
-__all__ = ["MASK", "MAX_TEXT", "clean_text", "cut", "escape_controls", "is_secret_key", "redact"]
+__all__ = ["MASK", "MAX_TEXT", "clean_text", "cut", "escape_controls", "is_secret_key", "may_count", "redact"]
 
 MASK = "***"
 
@@ -20,15 +20,29 @@ _LOOK_AHEAD = 4096  # characters behind a piece that decide whether a secret beg
 _OVERLAP = 1024  # a secret is looked for so far behind the place where its text is cut
 _SCHEMES = r"(?:bearer|basic|digest|negotiate|token)[ \t]+"
 _KEY_WORDS = frozenset({"access", "api", "auth", "encryption", "private", "secret", "signing"})  # ... before "key"
+_PAIRED = r"\\?[\"']?[ \t]{0,3}[=:][ \t]{0,3}\\?"
+_TEXTS = r"(?:[\[(]?b?[\"']|\{[\"'][^\"']{0,80}[\"']:[ ]?[\[({\"'])"  # `tokens=512` and `tokens=[101, 7]` are measures
 _NAMES = (
-    "passwd|password|passphrase|pwd|secret|token|authorization|credentials?"
-    rf"|(?:{'|'.join(sorted(_KEY_WORDS))})[_-]?key"
+    "(?:passwd|password|passphrase|pwd|secret|credential)s?|token|authorization"
+    rf"|(?:{'|'.join(sorted(_KEY_WORDS))})[_-]?(?:keys?|tokens(?={_PAIRED}{_TEXTS}))"
+    rf"|tokens(?<![\w-]tokens)(?={_PAIRED}{_TEXTS})"
 )
+_QUOTED = r"\"[^\"]*+\"?+|'[^']*+'?+"
+_LEVELS = 4  # of brackets that are told apart; deeper ones reach to the end of the text
+
+
+def _bracketed(levels: int) -> str:
+    """The pattern of a container as its repr shows it, from the opening bracket to the one that closes it."""
+    deeper = _bracketed(levels - 1) if levels else r"[\[({].*+"
+    return rf"[\[({{](?:{_QUOTED}|[^\[\](){{}}\"']|{deeper})*+[\])}}]?+"
+
+
+_VALUE = rf"[bru]{{0,2}}(?:{_QUOTED})|[\w.]*+{_bracketed(_LEVELS)}|[^\s\"'&,;)}}\]]+"
 _USERINFO = re.compile(r"(?<=://)[^\s/?#\"'<>]*@")
 _PAIR = re.compile(
-    rf"((?:{_NAMES})\\?[\"']?[ \t]{{0,3}}[=:][ \t]{{0,3}}\\?|[?&](?:key|sig|signature|auth|code)=)"
-    rf"((?:{_SCHEMES})?(?:\"[^\"]*\"?|'[^']*'?|[^\s\"'&,;)}}\]]+))",
-    re.IGNORECASE,
+    rf"((?:{_NAMES}){_PAIRED}|[?&](?:key|sig|signature|auth|code)=)"
+    rf"((?:{_SCHEMES})?(?:{_VALUE}))",
+    re.IGNORECASE | re.DOTALL,
 )
 _BEARER = re.compile(r"\b(bearer)[ \t]+[\w.~+/=-]{6,}", re.IGNORECASE)
 _BASIC = re.compile(r"\b(basic)[ \t]+([\w+/-]{4,}={0,2})", re.IGNORECASE)
@@ -39,11 +53,19 @@ _HINT = re.compile(r"[=:_-]|basic|bearer|dapi|AKIA|eyJ", re.IGNORECASE)  # no se
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _SECRET_WORDS = frozenset(
     {
-        *("apikey", "authorization", "credential", "credentials", "passphrase", "passwd", "password", "passwords"),
-        *("pwd", "secret", "secrets"),
+        *("apikey", "apikeys", "authorization", "credential", "credentials", "passphrase", "passphrases"),
+        *("passwd", "passwds", "password", "passwords", "pwd", "pwds", "secret", "secrets"),
     }
 )
-_SECRET_LAST = frozenset({"token", "authtoken", "accesstoken", "cookie", "pass"})
+_SECRET_LAST = frozenset(
+    {"token", "authtoken", "authtokens", "accesstoken", "accesstokens", "cookie", "cookies", "pass"}
+)
+_OF_COUNTS = frozenset(  # ... of tokens, and of what a language model reads and writes
+    {
+        *("avg", "completion", "count", "generated", "input", "max", "mean", "min", "n", "nb", "new", "num", "number"),
+        *("output", "per", "prompt", "special", "stop", "sum", "total"),
+    }
+)
 _HOLDERS = frozenset({"value", "text", "string"})  # ... of a token
 
 # bidirectional overrides and line separators reorder or break a line as surely as C0 and C1 do
@@ -66,13 +88,29 @@ def redact(text: str) -> str:
 @lru_cache(maxsize=4096)
 def is_secret_key(name: str) -> bool:
     """Whether a field of this name holds a secret: `api_key`, `dbPassword`, `hf_token`, but not `num_tokens`."""
+    words = _words_of(name)
+    return _is_strict(words) or (words[-1:] == ["tokens"] and _OF_COUNTS.isdisjoint(words))
+
+
+@lru_cache(maxsize=4096)
+def may_count(name: str) -> bool:
+    """Whether a container under this name, which is a secret's, may hold measures: `tokens`, but not `token`."""
+    return not _is_strict(_words_of(name))
+
+
+def _words_of(name: str) -> list[str]:
     words = [word.lower() for word in _WORDS.findall(name[:MAX_TEXT])]
     while len(words) > 1 and words[-1] in _HOLDERS:
         words.pop()
-    if not words:
-        return False
-    is_key = any(word == "key" and not _KEY_WORDS.isdisjoint(words[:place]) for place, word in enumerate(words))
-    return is_key or words[-1] in _SECRET_LAST or not _SECRET_WORDS.isdisjoint(words)
+    return words
+
+
+def _is_strict(words: list[str]) -> bool:
+    """Whether there is no other meaning of these words than a secret."""
+    is_key = any(
+        word in {"key", "keys"} and not _KEY_WORDS.isdisjoint(words[:place]) for place, word in enumerate(words)
+    )
+    return is_key or not _SECRET_LAST.isdisjoint(words[-1:]) or not _SECRET_WORDS.isdisjoint(words)
 
 
 def escape_controls(text: str, keep_newlines: bool = False) -> str:

@@ -64,6 +64,8 @@ class StdlibHandler(logging.Handler):
             fields = {key: value for key, value in record.__dict__.items() if key not in STANDARD_FIELDS}
             if record.exc_info:
                 fields["exc_info"] = record.exc_info
+            if record.stack_info:  # its text already
+                fields["stack"] = record.stack_info
             level = level_name(record.levelno)
             stamp_ns = int(record.created * 1e9)
             active.put(level, record.name, _message(record), fields, {}, stamp_ns=stamp_ns, console=self._console)

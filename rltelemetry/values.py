@@ -4,6 +4,7 @@
 All of it is total: whatever a value's own code does, something comes out and nothing is raised.
 """
 
+import re
 import traceback
 from collections import deque
 from datetime import date, time, timedelta
@@ -13,7 +14,7 @@ from os import PathLike, fspath
 from typing import Any, Final
 from uuid import UUID
 
-from rltelemetry.redact import MASK, MAX_TEXT, clean_text, cut, is_secret_key
+from rltelemetry.redact import MASK, MAX_TEXT, clean_text, cut, is_secret_key, may_count
 
 __all__ = [
     "MAX_TRACEBACK",
@@ -47,6 +48,9 @@ _BRACKETS: dict[type, tuple[str, str]] = {
     frozenset: ("{", "}"),
     deque: ("[", "]"),
 }
+_NUMBERS = re.compile(  # the outline of a container that holds nothing else
+    r"[\[({](?:'[^']*': |(?:u?int|b?float|bool)\d*\[|nan|inf|True|False|None|[-+\de.,\[\](){} ])*[\])}]"
+)
 
 
 class Unread(str):
@@ -82,9 +86,9 @@ def plain_text(value: Any) -> str:
 
 
 def clean_field(name: str, value: Any) -> Any:
-    """Return what `clean_value` does, but the mask for a text under a secret's name; a number there is a measure."""
+    """Return what `clean_value` does, but the mask for anything under a secret's name that is no measure."""
     clean = clean_value(value)
-    return MASK if isinstance(clean, str) and is_secret_key(name) else clean
+    return MASK if isinstance(clean, str) and is_secret_key(name) and not _is_measure(name, clean) else clean
 
 
 def is_plain_number(value: Any) -> bool:
@@ -201,15 +205,27 @@ def _outline(value: Any, depth: int) -> str:
         ]
     else:  # ("password", "..."), ["--token", "..."]
         first = list(islice(value, _MAX_ITEMS))
-        texts = [_outline_under(name, item, depth) for name, item in zip([None, *first], first, strict=False)]
+        names = getattr(value, "_fields", None) or [None, *first]
+        texts = [_outline_under(name, item, depth) for name, item in zip(names, first, strict=False)]
     more = ["..."] if len(value) > _MAX_ITEMS else []
     return f"{opening}{', '.join(texts + more)}{closing}"
 
 
 def _outline_under(name: Any, value: Any, depth: int) -> str:
     """The outline of a value that stands under, or behind, a name; the mask where that is a secret's."""
-    is_secret = isinstance(name, str) and len(name) <= _MAX_ELEMENT and is_secret_key(name)
-    return MASK if is_secret and isinstance(value, (str, bytes)) else _outline(value, depth - 1)
+    outline = _outline(value, depth - 1)
+    if not isinstance(name, (str, bytes)) or len(name) > _MAX_ELEMENT:
+        return outline
+    text = safe_text(name)
+    if not is_secret_key(text) or _is_measure(text, outline):
+        return outline
+    frozen = "" if isinstance(value, tuple(_BRACKETS)) else freeze(value)
+    return MASK if isinstance(frozen, (str, bytes)) and not isinstance(frozen, Unread) else outline
+
+
+def _is_measure(name: str, text: str) -> bool:
+    """Whether a text under a secret's name stands for a number, or for numbers where the name is one of measures."""
+    return isinstance(text, Unread) or (may_count(name) and _NUMBERS.fullmatch(text) is not None)
 
 
 def _element(value: Any) -> str:

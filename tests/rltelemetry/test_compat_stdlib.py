@@ -10,6 +10,8 @@ import pytest
 import rltelemetry
 from rltelemetry import Telemetry
 from rltelemetry.compat import LogHandler
+from rltelemetry.handoff import CELL, Handoff, Snapshot
+from rltelemetry.spans import add_foreign_event
 from rltelemetry.testing import FakeMlflow
 
 
@@ -91,6 +93,16 @@ def test_record_that_comes_by_the_pipelines_own_handler_is_taken_once(
         logger.warning("not on its way up")
     assert shown(capsys) == ["once"]
     assert telemetry.stats().events_processed == 2
+
+
+def test_stack_of_a_record_is_a_field(own_handler: ListHandler, logger: logging.Logger) -> None:
+    CELL.active = handoff = Handoff(64, 1 << 20, set(), add_foreign_event)
+    logger.addHandler(LogHandler())
+    logger.warning("where", stack_info=True)
+    logger.warning("nowhere")
+    where, nowhere = (Snapshot._make(item).fields for item in handoff.queue)
+    assert "test_stack_of_a_record_is_a_field" in where["stack"]
+    assert nowhere == {}
 
 
 def test_level_filter_decides(own_handler: ListHandler, fake_mlflow: FakeMlflow, logger: logging.Logger) -> None:

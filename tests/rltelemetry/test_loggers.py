@@ -14,8 +14,9 @@ from opentelemetry.trace import INVALID_SPAN, get_current_span, use_span
 from structlog.processors import KeyValueRenderer
 
 from rltelemetry import channels, loggers
+from rltelemetry.chain import to_record
 from rltelemetry.current_span import NO_CONTEXT, SPAN_KEY, read_span_context
-from rltelemetry.handoff import CELL, ON_FOREIGN_SPAN, Handoff, Snapshot
+from rltelemetry.handoff import BOUND_VARIABLES, CELL, ON_FOREIGN_SPAN, Handoff, Snapshot, contextvars_may_change
 from rltelemetry.spans import add_foreign_event
 
 
@@ -149,6 +150,24 @@ def test_exception_text_is_made_in_the_caller_and_frees_the_exception(handoff: H
         assert snapshot.level == "error"
 
 
+@pytest.mark.parametrize("order", [True, 1])
+def test_orders_for_a_traceback_are_obeyed_and_are_no_fields(handoff: Handoff, order: object) -> None:
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        structlog.get_logger().error("x", exc_info=order, stack_info=order, rank=0)
+    fields = only(handoff).fields
+    assert "ValueError: broken" in fields.pop("exception")
+    assert "test_orders_for_a_traceback" in fields.pop("stack").splitlines()[-2]
+    assert fields == {"rank": 0}
+
+
+@pytest.mark.parametrize("order", [0, 2, 1.5, "yes", None])
+def test_order_that_is_none_gives_no_field(handoff: Handoff, order: object) -> None:
+    structlog.get_logger().info("x", exc_info=order, loss=0.5)
+    assert to_record(only(handoff)).fields == {"loss": 0.5}
+
+
 def test_bound_fields_and_contextvars_travel_with_the_event(handoff: Handoff) -> None:
     log = structlog.get_logger().bind(seed=1)
     structlog.contextvars.bind_contextvars(task="CartPole-v1")
@@ -159,6 +178,34 @@ def test_bound_fields_and_contextvars_travel_with_the_event(handoff: Handoff) ->
     assert first.bound == {"seed": 1}
     assert [value for var, value in first.contextvars.items() if var.name == "structlog_task"] == ["CartPole-v1"]
     assert second.bound == {}
+
+
+def test_mutable_context_variable_is_fixed_at_the_call(handoff: Handoff) -> None:
+    step, log = np.zeros((), int), structlog.get_logger()
+    with structlog.contextvars.bound_contextvars(timesteps=step, task="CartPole-v1", seed=3):
+        for index in range(3):
+            step += 1
+            log.info("train", loss=index)
+        log.bind(timesteps=7).info("own")
+        step += 1
+    records = [to_record(snapshot) for snapshot in taken(handoff)]
+    assert [record.fields["timesteps"] for record in records] == [1, 2, 3, 7]
+    assert all((record.fields["task"], record.fields["seed"]) == ("CartPole-v1", 3) for record in records)
+
+
+def test_structlogs_context_variables_are_found() -> None:
+    with structlog.contextvars.bound_contextvars(found=[1]):
+        assert "structlog_found" in BOUND_VARIABLES
+        assert contextvars_may_change()
+    assert not contextvars_may_change()
+
+
+def test_unbound_and_plain_context_variables_leave_a_call_on_the_short_way(handoff: Handoff) -> None:
+    with structlog.contextvars.bound_contextvars(task="CartPole-v1", gone=[1]):
+        structlog.contextvars.unbind_contextvars("gone")
+        structlog.get_logger().info("x", rank=0)
+    structlog.get_logger().info("y", done=1)
+    assert [snapshot.extra_bytes for snapshot in taken(handoff)] == [0, 0]
 
 
 def test_async_methods_hand_over_too(handoff: Handoff) -> None:

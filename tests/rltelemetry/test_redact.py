@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rltelemetry.redact import _PIECE, MAX_TEXT, clean_text, escape_controls, is_secret_key, redact
+from rltelemetry.redact import _PIECE, MAX_TEXT, clean_text, escape_controls, is_secret_key, may_count, redact
 
 SECRET = "hunter2-XyZ"
 
@@ -33,6 +33,14 @@ SECRET = "hunter2-XyZ"
         f"headers={{'authorization': 'Token {SECRET}'}}",
         f"sent bearer {SECRET} to the server",
         f"Settings(password='{SECRET}', x=1)",
+        f"namespace(password=['{SECRET}'])",
+        f"{{'password': {{'prod': [1, ('{SECRET}',)]}}}}",
+        f'{{"api_keys": {{"wandb": "{SECRET}"}}}}',
+        f"{{b'password': b'{SECRET}'}}",
+        f"secrets=deque(['a', '{SECRET}'",
+        f"password=[[[[[[[1], '{SECRET}']]]]]]",
+        f"namespace(tokens=['{SECRET}'])",
+        f'{{"api_tokens": {{"wandb": "{SECRET}"}}}}',
     ],
 )
 def test_a_planted_secret_is_gone(text: str) -> None:
@@ -68,6 +76,7 @@ def test_tokens_of_known_shape_are_masked_wherever_they_stand(token: str) -> Non
         "http://localhost:5000/api/2.0/mlflow/runs/log-batch",
         "https://host/@user/x",
         "num_tokens=512 tokens_per_second: 3",
+        "tokens=[101, 7] api_tokens={'prompt': 3} tokens: 512",
         "Basic training of the bearers",
         "loss=0.5 lr=3e-4 key=trainer/loss",
         "tokenizer=gpt2",
@@ -84,6 +93,10 @@ def test_a_secret_across_the_cut_is_gone() -> None:
 
 def test_what_surrounds_a_secret_stays() -> None:
     assert redact("GET http://u:p@h:1/x?token=abc&b=2 failed") == "GET http://***@h:1/x?token=***&b=2 failed"
+
+
+def test_what_follows_a_container_of_secrets_stays() -> None:
+    assert redact("namespace(password=['a', {'b': ')'}], n=[1])") == "namespace(password=***, n=[1])"
 
 
 def test_long_text_is_redacted_as_its_parts_are() -> None:
@@ -111,6 +124,7 @@ def test_long_text_is_redacted_as_its_parts_are() -> None:
         f"http://user:{SECRET}@host",
         f"password: {SECRET}",
         'private_key="' + "MIIE\n" * 2000 + '"',
+        "passwords=['" + "hunter2 " * 2000 + "']",
         f"bearer {SECRET}",
         "Basic dXNlcjpwYXNzd29yZA==",
         "ghp_0123456789abcdefghij",
@@ -142,7 +156,25 @@ def test_long_text_is_redacted_in_pieces_between_which_others_may_run(monkeypatc
 
 
 @pytest.mark.parametrize(
-    "piece", ["://", "token=", "a-", "basic ", 'password="', "x:@", "\\", "secret", "&key=", "-eyJ"]
+    "piece",
+    [
+        "://",
+        "token=",
+        "a-",
+        "basic ",
+        'password="',
+        "x:@",
+        "\\",
+        "secret",
+        "&key=",
+        "-eyJ",
+        "token=[",
+        "token=x",
+        "token=['",
+        "tokens={'",
+        'tokens=["',
+        "(tokens='a'",
+    ],
 )
 def test_redaction_of_a_megabyte_takes_linear_time(piece: str) -> None:
     text = piece * (2**18 // len(piece))
@@ -155,7 +187,8 @@ def test_redaction_of_a_megabyte_takes_linear_time(piece: str) -> None:
     "name",
     ["password", "db_password", "dbPassword", "token", "access_token", "hf-token", "api_key", "apiKey", "APIKEY",
      "Authorization", "client_secret", "AWS_SECRET_ACCESS_KEY", "credentials", "private_key", "MLFLOW_TRACKING_TOKEN",
-     "DB_PASS", "passwords", "private_key_pem", "token_value"],
+     "DB_PASS", "passwords", "private_key_pem", "token_value",
+     "api_keys", "privateKeys", "passphrases", "cookies", "tokens", "api_tokens", "wandbTokens"],
 )  # fmt: skip
 def test_secret_names_are_known(name: str) -> None:
     assert is_secret_key(name)
@@ -165,6 +198,8 @@ def test_secret_names_are_known(name: str) -> None:
     "name",
     [
         "num_tokens",
+        "total_tokens",
+        "promptTokens",
         "tokens_per_second",
         "tokenizer",
         "key",
@@ -179,6 +214,13 @@ def test_secret_names_are_known(name: str) -> None:
 )
 def test_other_names_are_not(name: str) -> None:
     assert not is_secret_key(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "may"), [("tokens", True), ("api_tokens", True), ("token", False), ("secret_tokens", False)]
+)
+def test_only_what_can_be_counted_may_hold_measures(name: str, may: bool) -> None:
+    assert may_count(name) is may
 
 
 @pytest.mark.parametrize(

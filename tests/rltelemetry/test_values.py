@@ -81,6 +81,7 @@ class Size(IntEnum):
 
 
 Pair = namedtuple("Pair", "left right")
+Login = namedtuple("Login", "user password")
 
 
 def recursive() -> list[Any]:
@@ -192,6 +193,17 @@ def test_a_device_tensor_is_never_read(shape: tuple[int, ...], text: str) -> Non
         (list(range(100_000)), "[0, 1, 2, 3, 4, 5, ...]"),
         ([[[[1]]]], "[[[[...]]]]"),
         ({"password": SECRET, "n": {"api_key": SECRET}}, "{'password': ***, 'n': {'api_key': ***}}"),
+        ({"password": {"prod": SECRET}, "n": 1}, "{'password': ***, 'n': 1}"),
+        ([{"passwords": [SECRET]}], "[{'passwords': ***}]"),
+        ({"password": ("bob", SECRET)}, "{'password': ***}"),
+        ({"password": SimpleNamespace(x=SECRET)}, "{'password': ***}"),
+        ({"password": np.array(SECRET)}, "{'password': ***}"),
+        ({b"password": SECRET.encode()}, "{b'password': ***}"),
+        (SimpleNamespace(password=[SECRET]), "namespace(password=***)"),
+        (Login("bob", SECRET), "('bob', ***)"),
+        ({"tokens": [101, 0.5], "num_tokens": 3}, "{'tokens': [101, 0.5], 'num_tokens': 3}"),
+        ({"tokens": {"prompt": 512}}, "{'tokens': {'prompt': 512}}"),
+        ({"tokens": {"wandb": SECRET}, "api_tokens": SECRET}, "{'tokens': ***, 'api_tokens': ***}"),
         ([np.zeros(1000), np.float32(1)], "[float64[1000], 1.0]"),
         (["x" * 100], "['" + "x" * 80 + "... (20 more characters)']"),
     ],
@@ -294,5 +306,21 @@ def test_a_text_under_a_secret_name_is_masked(name: str, shown: str) -> None:
     assert clean_field(name, "text") == shown
 
 
-def test_a_number_under_a_secret_name_is_a_measure() -> None:
-    assert clean_field("loss_per_token", 0.5) == 0.5
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("api_keys", {"wandb": SECRET}), ("tokens", SECRET), ("tokens", [SECRET]), ("api_tokens", {"wandb": SECRET})],
+)
+def test_a_container_of_texts_under_a_secret_name_is_masked(name: str, value: Any) -> None:
+    assert clean_field(name, freeze(value)) == MASK
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("loss_per_token", 0.5), ("tokens", 512), ("tokens", [101, 0.5]), ("total_tokens", {"prompt": 512})],
+)
+def test_a_number_under_a_secret_name_is_a_measure(name: str, value: Any) -> None:
+    assert clean_field(name, freeze(value)) == freeze(value)
+
+
+def test_a_number_that_was_not_read_keeps_its_reason_under_a_secret_name() -> None:
+    assert clean_field("loss_per_token", FakeCudaTensor()).refusal == "on_device"
