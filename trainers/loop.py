@@ -1,5 +1,6 @@
 """The training loop: collect -> update -> emit -> evaluate -> checkpoint. It knows no algorithm."""
 
+import math
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -119,6 +120,7 @@ class _Training:
         done = self._progress
         self._line = ProgressLine(emitter.show_progress, num_updates, done.update, done.timesteps)
         self._evaluation: EpisodeSummary | None = None
+        self._evaluation_s = math.inf  # until one has been seen
 
     def learn(self, update: int) -> None:
         """Collect, update, emit, evaluate."""
@@ -144,11 +146,12 @@ class _Training:
         self._progress.training_s += self._watch.training_s
         exit_code: int = max(self._ranks.gather(self._survival.stop.exit_code or 0))
         if self._keeper.is_due(update, is_last=update == self._num_updates, is_stopping=exit_code > 0):
-            with self._emitter.span("checkpoint"):
+            with self._emitter.span("checkpoint"), self._keeper.unhurried():
                 self._emitter.commit()  # a resumed run emits nothing of what came before its checkpoint
                 self._keeper.save(self._survival.state)
         else:
-            self._keeper.remember(self._survival.state, self._watch.training_s)
+            evaluation_s = self._evaluation_s if self._evaluates(update + 1) else 0.0
+            self._keeper.remember(self._survival.state, self._watch.training_s + evaluation_s)
         return exit_code
 
     def pass_barrier(self, update: int) -> None:
@@ -177,12 +180,17 @@ class _Training:
 
     def _evaluate(self, update: int, stamp: Stamp) -> None:
         """On cadence, and the policy that training ends with."""
-        is_last = update == self._num_updates
-        if self._evaluator.is_due(update) or (is_last and self._evaluator.is_enabled):
+        if self._evaluates(update):
             with self._emitter.span("evaluate"), self._watch.time("evaluation"):
                 self._evaluation = self._evaluator.evaluate(self._algorithm.deterministic_policy())
-            phase, took_ms = "final" if is_last else "training", self._watch.milliseconds("evaluation")
+            took_ms = self._watch.milliseconds("evaluation") or 0.0
+            self._evaluation_s = took_ms / 1000
+            phase = "final" if update == self._num_updates else "training"
             self._emitter.evaluator(stamp, phase, self._evaluation, took_ms)
+
+    def _evaluates(self, update: int) -> bool:
+        is_last = update == self._num_updates
+        return self._evaluator.is_due(update) or (is_last and self._evaluator.is_enabled)
 
 
 def _together(ranks: Ranks, collect: Callable[[], int]) -> int:

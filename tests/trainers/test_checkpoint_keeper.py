@@ -108,6 +108,22 @@ def test_memory_that_is_older_than_the_file_is_forgotten(folder: CheckpointFolde
     assert not (folder.path / "update-00000005.pt").exists()
 
 
+def test_memory_is_kept_until_the_file_that_replaces_it_is_there(
+    folder: CheckpointFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(_descriptor: int) -> None:
+        raise SystemExit
+
+    kept = keeper(folder, slow_update_s=1.0)
+    kept.remember(after(5), update_s=2.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", leave)
+        with pytest.raises(SystemExit):
+            kept.save(after(6))
+    kept.rescue()
+    assert found(folder) == 5
+
+
 def test_disk_that_fails_costs_the_run_nothing_and_is_said_once(
     folder: CheckpointFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

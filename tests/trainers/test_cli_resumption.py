@@ -2,7 +2,10 @@
 
 import os
 import resource
+import signal
+import threading
 from collections.abc import MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +13,15 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
-from trainers.checkpoint import CheckpointFolder, decode, encode, newest_good
+from trainers.checkpoint import CheckpointFolder, Keeper, decode, encode, newest_good
 from trainers.cli import ppo
 from trainers.cli.algorithms import ALGORITHMS, AlgorithmEntry
 from trainers.cli.folders import checkpoint_folder
 from trainers.cli.resumption import read_saved
+from trainers.cli.signals import Interruption, handles_signals
 from trainers.config import PpoConfig
 from trainers.errors import CheckpointError
+from trainers.loop import _Training
 
 SMALL = [
     *("--no-mlflow", "--device", "cpu", "--training-core.horizon", "16", "--environment.num-envs", "4"),
@@ -131,6 +136,55 @@ def test_full_disk_costs_a_run_new_checkpoints_and_nothing_else(folder: Path) ->
     assert warning.startswith(f"{folder}: the checkpoint of update 4 cannot be saved: File too large.")
     assert newest(folder).progress["update"] == 3
     assert updates(run("--no-mlflow", "--resume", str(folder), num_updates=4)[1]) == [4]
+
+
+@pytest.mark.parametrize("content", ['{"trainer": 12', "[3]", '{"trainer": null}', "[" * 100_000])
+def test_damaged_note_of_what_was_logged_is_told_and_passed_over(folder: Path, content: str) -> None:
+    (folder / "emitted.json").write_text(content)
+    code, events = run("--no-mlflow", "--resume", str(folder), num_updates=4)
+    assert (code, updates(events)) == (0, [4])
+    (warning,) = [text for text in said(events) if "emitted.json" in text]
+    assert warning.startswith(f"{folder}/emitted.json: is no note of what was logged")
+
+
+def stopped(monkeypatch: pytest.MonkeyPatch, in_update: int) -> Events:
+    """A run that gets SIGTERM at the end of an update, and whose disk then takes longer than its patience."""
+    learn, sync = _Training.learn, os.fsync
+
+    def learn_and_ask(training: Any, update: int) -> None:
+        learn(training, update)
+        if update == in_update:
+            signal.raise_signal(signal.SIGTERM)
+
+    def slow_sync(descriptor: int) -> None:
+        for thread in threading.enumerate():
+            if isinstance(thread, threading.Timer):
+                thread.join()
+        sync(descriptor)
+
+    handles = partial(handles_signals, Interruption(patience_s=0.5))
+    with monkeypatch.context() as patch, capture_logs() as events:
+        patch.setattr("trainers.cli.signals.handles_signals", handles)
+        patch.setattr(_Training, "learn", learn_and_ask)
+        patch.setattr("os.fsync", slow_sync)
+        with pytest.raises(SystemExit) as caught:
+            ppo(["--checkpointing.directory", "stopped", *SMALL, "--checkpointing.interval", "1000"])
+    assert caught.value.code == 143
+    return events
+
+
+def test_save_that_outlasts_the_patience_is_finished(telemetry: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = stopped(monkeypatch, in_update=3)
+    assert newest(Path("stopped")).progress["update"] == 3
+    assert said(events)[-1] == "training stopped by a signal; go on with --resume stopped"
+
+
+def test_run_that_has_saved_nothing_does_not_say_that_it_can_go_on(
+    telemetry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Keeper, "is_due", lambda *_update, **_flags: False)
+    assert said(stopped(monkeypatch, in_update=1))[-1] == "training stopped by a signal; nothing is saved"
+    assert not Path("stopped/emitted.json").exists()
 
 
 def test_nothing_to_resume_is_code_2(capsys: pytest.CaptureFixture[str]) -> None:

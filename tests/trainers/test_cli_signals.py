@@ -86,6 +86,49 @@ def test_block_that_ended_in_time_is_not_punished_later() -> None:
     assert interruption.exit_code == 143
 
 
+def wait_for_impatience() -> None:
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.join()
+
+
+def test_unhurried_block_is_finished_and_left_behind_its_end() -> None:
+    done = []
+
+    def work(interruption: Interruption) -> None:
+        with interruption.patiently():
+            signal.raise_signal(signal.SIGTERM)
+            with interruption.unhurried():
+                wait_for_impatience()
+                done.append("saved")
+            done.append("gone on")
+
+    assert exit_code_of(work, Interruption(patience_s=0.05)) == 143
+    assert done == ["saved"]
+
+
+def test_unhurried_block_within_patience_goes_on() -> None:
+    with handles_signals(Interruption(patience_s=1.0)) as interruption, interruption.patiently():
+        signal.raise_signal(signal.SIGTERM)
+        with interruption.unhurried():
+            pass
+    assert interruption.exit_code == 143
+
+
+def test_deliberate_second_signal_ends_an_unhurried_block(deadly: list[int]) -> None:
+    clock = Clock()
+
+    def work(interruption: Interruption) -> None:
+        with interruption.patiently(), interruption.unhurried():
+            signal.raise_signal(signal.SIGTERM)
+            wait_for_impatience()
+            clock.now += REPEAT_S
+            signal.raise_signal(signal.SIGTERM)
+
+    exit_code_of(work, Interruption(patience_s=0.05, monotonic=clock))
+    assert deadly == [signal.SIGTERM]
+
+
 @pytest.mark.parametrize(
     ("first", "second", "after_s", "is_deadly"),
     [

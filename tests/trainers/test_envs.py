@@ -7,9 +7,10 @@ import pytest
 from envpool.python.protocol import ArraySpec
 from numpy.typing import NDArray
 
-from trainers.envs import EnvGroup, VectorEnv, make_vector_env, rendering
+from trainers.envs import EnvGroup, VectorEnv, make_vector_env, rendering, task_config
 from trainers.envs.spec import read_spec
 from trainers.errors import ConfigError, DivergenceError, MissingError, TaskError
+from trainers.networks.trunks import NatureCnn
 from trainers.observations import Leaf
 
 ONE_AT_A_TIME = 3
@@ -76,6 +77,14 @@ def made_up_spec(**actions: ArraySpec) -> Any:
     )
 
 
+@pytest.mark.parametrize("task", ["FrozenLake-v1", "FrozenLake8x8-v1"])
+def test_lake_without_a_map_is_refused(task: str) -> None:
+    with pytest.raises(TaskError, match=rf"got size=5; expected 4 or 8, of which {task} has maps"):
+        make_vector_env(task, 1, 0, options={"size": 5})
+    for size in (4, 8):
+        assert make_vector_env(task, 1, 0, options={"size": size}).spec.obs.leaves[0].high == size**2 - 1
+
+
 def test_smallest_positive_number_is_not_taken_for_a_lower_bound() -> None:
     tiny, huge = np.finfo(np.float64).tiny, np.finfo(np.float64).max
     action = ArraySpec(np.float64, [-1, 2], (0.0, 0.0), ([tiny, -1.0], [huge, 1.0]))
@@ -137,6 +146,21 @@ def test_image_stays_an_image_of_bytes() -> None:
     obs, step = env.reset(), env.step(zeros(env))
     assert [(o.dtype, o.shape) for o in (obs, step.obs)] == [(np.uint8, (2, 4, 84, 84))] * 2
     assert env.spec.obs.is_image
+
+
+@pytest.mark.parametrize("side", ["img_height", "img_width"])
+def test_image_of_which_the_convolutions_leave_nothing_is_refused(side: str) -> None:
+    with pytest.raises(TaskError, match=r"with images of (35 x 84|84 x 35); expected at least 36 x 36"):
+        make_vector_env("Pong-v5", 1, 0, options={side: 35})
+
+
+@pytest.mark.parametrize("shape", [[36, 36, 3], [4, 36, 36]])
+def test_smallest_image_passes_the_convolutions(shape: list[int]) -> None:
+    spec = made_up_spec(action=ArraySpec(np.int32, [], (0, 3), ([], [])))
+    spec.state_array_spec["obs"] = ArraySpec(np.uint8, shape, (0, 255), ([], []))
+    layout = read_spec("Made-up-v0", spec).obs
+    assert layout.is_image
+    assert NatureCnn(layout.shape).num_features == 64
 
 
 def test_observations_are_written_where_they_are_wanted() -> None:
@@ -344,6 +368,16 @@ class Counting:
 
     def _obs(self) -> NDArray[np.float32]:
         return np.repeat(self.count[:, None], 4, 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("task", ["Game2048-v1", "Jumanji/Game2048-v1"])
+@pytest.mark.parametrize(("limit", "expected"), [(None, 2**31 - 1), (7, 7)])
+def test_end_of_a_long_game_is_no_time_limit_unless_one_was_asked_for(
+    task: str, limit: int | None, expected: int
+) -> None:
+    env = make_vector_env(task, 1, 0, max_episode_steps=limit)
+    assert pool_of(env).spec.config.max_episode_steps == expected
+    assert task_config(task, max_episode_steps=limit)["max_episode_steps"] == expected
 
 
 def test_imposed_limit_makes_the_row_after_it_a_clean_dummy() -> None:

@@ -265,6 +265,43 @@ def test_run_that_is_asked_to_stop_ends_with_the_update_saved(tmp_path: Path) ->
     assert [event["update"] for event in of(run.events, "MISC")] == [1, 2, 3]
 
 
+class Clock:
+    """Ticks when it is looked at."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        self.now += 0.001
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("evaluation_s", "left_in", "kept"),
+    [(0.1, 1, 2), (2.0, 1, 2), (0.1, 2, 2), (2.0, 2, 5)],
+    ids=["first", "first, slow", "second", "second, slow"],
+)
+def test_state_before_an_evaluation_that_may_be_slow_is_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluation_s: float, left_in: int, kept: int
+) -> None:
+    run, clock = Interrupted(tmp_path, interval=100), Clock()
+    monkeypatch.setattr("trainers.stopwatch.time", clock)
+    act, evaluations = run.algorithm.deterministic_policy(), []
+
+    def deterministic_policy() -> ActDeterministic:
+        evaluations.append(run.survival.state.progress.update)
+        clock.now += evaluation_s
+        if len(evaluations) == left_in:
+            raise SystemExit(143)
+        return act
+
+    monkeypatch.setattr(run.algorithm, "deterministic_policy", deterministic_policy)
+    with pytest.raises(SystemExit):
+        run.train(9, eval_interval=3)
+    run.keeper.rescue()
+    assert run.saved == [kept]
+
+
 def test_exact_run_that_is_asked_to_stop_saves_only_at_its_barriers(tmp_path: Path) -> None:
     run = Interrupted(tmp_path, stop_in=3, interval=2, exact=True)
     with pytest.raises(SystemExit):

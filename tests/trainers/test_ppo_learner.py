@@ -11,6 +11,7 @@ from trainers.config import PpoConfig
 from trainers.envs import EnvSpec, Step, VectorEnv, make_vector_env
 from trainers.errors import ConfigError, DivergenceError
 from trainers.ppo import Ppo, UpdateMetrics
+from trainers.ranks import Ranks
 from trainers.returns import gae
 from trainers.rollout import EpisodeStatistics, RolloutStorage, collect
 from trainers.runtime import Runtime, spawn_seeds
@@ -136,6 +137,48 @@ def test_state_restores_a_learner_bit_for_bit() -> None:
     resumed.begin_rollout(copied)
     assert torch.equal(parts.storage.extras["noise"], copied.extras["noise"])
     assert torch.equal(weights(resumed), weights(parts.ppo))
+
+
+def test_generators_of_another_kind_of_device_start_anew_and_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    state = copy.deepcopy(session(config()).ppo.state_dict()) | {"num_updates": 3}
+    for name in ("noise_generator", "minibatch_generator"):
+        state["own"][name] = torch.zeros(16, dtype=torch.uint8)  # as CUDA's are
+    first, second, other = (session(config(), seed=seed) for seed in (1, 1, 2))
+    for parts in (first, second, other):
+        caplog.clear()
+        parts.ppo.load_state_dict(state)
+        assert [record.getMessage() for record in caplog.records] == [
+            "The random generators of the checkpoint are another kind of device's than cpu: they start anew."
+        ]
+        parts.ppo.begin_rollout(parts.storage)
+    fresh = session(config())
+    fresh.ppo.begin_rollout(fresh.storage)
+    noise, *others = (parts.storage.extras["noise"] for parts in (first, second, other, fresh))
+    assert [torch.equal(noise, another) for another in others] == [True, False, False]
+
+
+class TwoRanks(Ranks):
+    """The first of two, the other one of which does the same with fewer valid rows."""
+
+    fewest = 0
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        return 2 * tensor
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, self.fewest]
+
+
+@pytest.mark.parametrize(("fewest", "num_steps"), [(1, 1), (60, 60), (64, 64), (100, 64)])
+def test_ranks_take_equally_many_steps_whatever_rows_each_has(fewest: int, num_steps: int) -> None:
+    ranks = TwoRanks(0, 2)
+    ranks.fewest = fewest
+    env = make_vector_env("CartPole-v1", NUM_ENVS, 1)
+    settings = config(num_minibatches=64, num_epochs=2)
+    ppo = Ppo(env.spec, settings, Runtime(torch.device("cpu"), spawn_seeds(1), ranks))
+    parts = Session(ppo, env, ppo.make_storage(NUM_ENVS))
+    (metrics,) = train(parts, 1)
+    assert metrics.num_gradient_steps == 2 * num_steps
 
 
 def test_state_is_loaded_without_running_code(tmp_path: Any) -> None:

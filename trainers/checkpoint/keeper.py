@@ -5,6 +5,7 @@ uninterrupted run passes, too, so none is made out of turn: a resumed run does t
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ class Keeper:
         ranks: all of them take part in a save, and the first one writes.
         slow_update_s: a run whose updates take longer keeps its state in memory, too: it may have to leave within one.
         on_saved: told of each checkpoint that was saved.
+        unhurried: makes a block that nobody's patience ends: what is saved in it is saved whole.
+
+    Attributes:
+        unhurried: as given.
     """
 
     def __init__(
@@ -44,7 +49,9 @@ class Keeper:
         ranks: Ranks = ALONE,
         slow_update_s: float = 1.0,
         on_saved: Callable[[Path], None] | None = None,
+        unhurried: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
+        self.unhurried = unhurried
         self._folder = folder
         self._algorithm = algorithm
         self._config = config
@@ -76,14 +83,18 @@ class Keeper:
         return exact and update % self._config.checkpointing.interval == 0
 
     def save(self, state: RunState) -> None:
-        """Save; a failure is said, and the checkpoints before it stay."""
-        self._remembered = None
+        """Save; a failure is said, and the checkpoints before it stay, as does what is remembered."""
         checkpoint = self._capture(state)
         if self._ranks.is_first:
             self._write(state.progress.update, encode(checkpoint))
 
     def remember(self, state: RunState, update_s: float) -> None:
-        """Keep a slow run's state in memory, so that it can be saved without waiting for the update under way."""
+        """Keep a slow run's state in memory, so that it can be saved without waiting for the update under way.
+
+        Args:
+            state: between two updates.
+            update_s: how long the next one may take, its evaluation included.
+        """
         is_possible = self._folder is not None and self._ranks.size == 1  # ranks do not agree on what is slow
         if is_possible and update_s > self._slow_update_s and not self._config.checkpointing.exact:
             self._remembered = state.progress.update, encode(self._capture(state))
@@ -92,7 +103,6 @@ class Keeper:
         """Save what is remembered: the update under way is given up."""
         if self._remembered is not None:
             self._write(*self._remembered)
-            self._remembered = None
 
     def newest(self) -> Checkpoint | None:
         """Read the newest checkpoint that is whole, for all ranks; None if there is none."""
@@ -123,6 +133,7 @@ class Keeper:
             self._is_failing = True
         else:
             self._is_failing = False
+            self._remembered = None
             self._tell(self._last_path)
 
     def _tell(self, path: Path) -> None:

@@ -48,6 +48,7 @@ class Interruption:
         self._first = signal.SIGTERM
         self._first_at = 0.0
         self._is_patient = self._is_overdue = False
+        self._is_unhurried = self._is_late = False
         self._leaving = threading.Lock()
 
     @contextmanager
@@ -60,11 +61,23 @@ class Interruption:
             with self._leaving:
                 self._is_patient = False
 
+    @contextmanager
+    def unhurried(self) -> Iterator[None]:
+        """Let the block end, however long it takes; where patience runs out in it, SystemExit is raised behind it."""
+        self._is_unhurried = True
+        try:
+            yield
+        finally:
+            self._is_unhurried = False
+        if self._is_late:
+            raise SystemExit(self.exit_code)
+
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """Take a signal; the first outside `patiently` raises SystemExit, a deliberate second ends the process."""
         if self._is_overdue:
             self._is_overdue = False
-            if self._is_patient:
+            self._is_late = self._is_unhurried
+            if self._is_patient and not self._is_late:
                 raise SystemExit(self.exit_code)
         elif self.exit_code is None:
             self._first, self._first_at = signal.Signals(number), self._monotonic()

@@ -87,18 +87,18 @@ def telemetry_fields(service_name: str, arguments: Arguments[RunConfig], environ
     return fields
 
 
-def steps_already_there(fields: Mapping[str, Any], saved: Saved[Any] | None) -> dict[str, int]:
+def steps_already_there(
+    fields: Mapping[str, Any], saved: Saved[Any] | None, complain: Callable[[str], None]
+) -> dict[str, int]:
     """Return the last step of each category that the run to be continued has, whether it was delivered or not."""
     if saved is None:
         return {}
     # Loads torch and httpx, which everything before this call does without.
     from rltelemetry.resumption import last_steps, stored_steps
-    from trainers.checkpoint import read_text
 
     settings = resolve(fields).settings
     stored = stored_steps(settings, settings.run_id, settings.client_uuid)
-    noted = json.loads(read_text(saved.path.parent, EMITTED) or "{}")
-    return last_steps([*stored.items(), *noted.items()])
+    return last_steps([*stored.items(), *_noted_steps(saved.path.parent, complain).items()])
 
 
 def choose_server(
@@ -131,6 +131,20 @@ def choose_server(
         return {}
     say(f"MLflow: {server.uri} ({'starting; ' if server.is_new else ''}stop it with 'rltelemetry down')")
     return {"tracking_uri": server.uri, "startup_s": STARTUP_S if server.is_new else 0.0}
+
+
+def _noted_steps(folder: Path, complain: Callable[[str], None]) -> dict[str, int]:
+    """What the last orderly end has noted; nothing if that cannot be read."""
+    from trainers.checkpoint import read_text
+
+    text = read_text(folder, EMITTED)
+    if text is None:
+        return {}
+    try:
+        return {str(category): int(step) for category, step in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        complain(f"{folder / EMITTED}: is no note of what was logged, or only a part; some steps may be logged twice.")
+        return {}
 
 
 def _servers() -> Servers:

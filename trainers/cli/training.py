@@ -60,11 +60,14 @@ def _train_and_talk(
 ) -> Outcome:
     """Train as the first rank, or alone: with telemetry and checkpoints."""
     with checkpoint_folder(entry.name, arguments) as folder:
-        stored = steps_already_there(telemetry_fields, arguments.saved)
+        complaints: list[str] = []
+        stored = steps_already_there(telemetry_fields, arguments.saved, complaints.append)
         fields = {**telemetry_fields, "system_metrics_first_step": stored.get("system", -1) + 1}
         with rltelemetry.configure(**fields) as telemetry:
             _describe_run(telemetry, entry, arguments, parts, folder)
             emitter = Emitter(entry.name, telemetry, stored)
+            for complaint in complaints:
+                emitter.complain(complaint)
             if arguments.saved is not None:
                 restore_curve(emitter, arguments.saved.path.parent, parts.state.progress.timesteps)
             _say_start(emitter, arguments, parts, folder)
@@ -101,7 +104,8 @@ def _train(
     def identify() -> dict[str, Any]:
         return {"run_id": telemetry.run_id, "client_uuid": telemetry.client_uuid} if telemetry else {}
 
-    keeper = Keeper(folder, name, config, identify, emitter.complain, ranks, PATIENCE_S, on_saved)
+    unhurried = interruption.unhurried
+    keeper = Keeper(folder, name, config, identify, emitter.complain, ranks, PATIENCE_S, on_saved, unhurried)
     guard = DivergenceGuard(config.checkpointing.on_divergence, lambda: _go_back(keeper, parts.state), emitter.complain)
     survival = Survival(parts.state, keeper, guard, interruption, ranks)
     try:
@@ -170,7 +174,7 @@ def _num_parameters(parts: Parts) -> int:
 
 
 def _say_stop(emitter: Emitter, keeper: Keeper, folder: CheckpointFolder | None) -> None:
-    if folder is None:
+    if folder is None or folder.newest_update is None:
         emitter.say("training stopped by a signal; nothing is saved")
         return
     folder.put_text(EMITTED, json.dumps(emitter.emitted))

@@ -22,8 +22,13 @@ __all__ = ["make_vector_env", "task_config"]
 
 _LARGEST_SEED = 2**31 - 1
 _JUMANJI = "envpool.jumanji"
+_LARGEST_LIMIT = 2**31 - 1
+_UNLIMITED = {"Game2048EnvSpec"}
+"""Tasks that their max_episode_steps does not end: envpool would only call the natural ends behind it truncations."""
 _LIGHT_FAMILIES = {"envpool.classic_control", "envpool.toy_text"}
 """A step takes microseconds: a second thread wins nothing and competes with the learner's."""
+_LAKE_SIZES = (4, 8)
+"""Of the frozen lakes that envpool has a map of."""
 _OURS = {
     "num_envs": "environment.num_envs",
     "num_threads": "environment.num_threads",
@@ -65,8 +70,8 @@ def make_vector_env(
     family = _family(task)
     chosen = {**_cures(family), **(options or {})}
     _check_options(task, chosen)
-    if max_episode_steps is not None:
-        chosen["max_episode_steps"] = max_episode_steps
+    _check_size(task, chosen)
+    chosen |= _limit(task, max_episode_steps)
     size = num_envs // num_groups
     chosen |= {"num_envs": size, "num_threads": num_threads or _auto_threads(family, size)}
     spec = read_spec(task, _envpool_spec(task, chosen))
@@ -84,8 +89,7 @@ def task_config(
     task: str, options: Mapping[str, Any] | None = None, max_episode_steps: int | None = None
 ) -> dict[str, Any]:
     """Return envpool's whole configuration of a task, its defaults included; arguments as of `make_vector_env`."""
-    limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
-    chosen = {**_cures(_family(task)), **(options or {}), **limit}
+    chosen = {**_cures(_family(task)), **(options or {}), **_limit(task, max_episode_steps)}
     config: dict[str, Any] = _envpool_spec(task, chosen).config._asdict()
     return config
 
@@ -139,6 +143,14 @@ def _cures(family: str) -> dict[str, Any]:
     return {"base_path": str(Path(envpool.__file__).parent)} if family == _JUMANJI else {}
 
 
+def _limit(task: str, max_episode_steps: int | None) -> dict[str, int]:
+    """What envpool is told of the longest episode; nothing leaves it to the task."""
+    if max_episode_steps is not None:
+        return {"max_episode_steps": max_episode_steps}
+    is_unlimited = envpool.registration.registry.specs[task][1] in _UNLIMITED
+    return {"max_episode_steps": _LARGEST_LIMIT} if is_unlimited else {}
+
+
 def _check_options(task: str, options: Mapping[str, Any]) -> None:
     known = (set(_envpool_spec(task, {}).config._fields) | RENDERING_OPTIONS) - _FIXED - _OURS.keys()
     for key in options:
@@ -150,6 +162,15 @@ def _check_options(task: str, options: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"environment.options: got {key!r}; expected one of {', '.join(sorted(known))} for {task}. {remedy}"
             )
+
+
+def _check_size(task: str, options: Mapping[str, Any]) -> None:
+    """Refuse lakes without a map: envpool would read beyond the end of another."""
+    size = options.get("size", _LAKE_SIZES[0])
+    if task.startswith("FrozenLake") and size not in _LAKE_SIZES:
+        raise TaskError(
+            f"environment.options: got size={size!r}; expected 4 or 8, of which {task} has maps. Set it to one of them."
+        )
 
 
 def _envpool_spec(task: str, options: Mapping[str, Any]) -> Any:

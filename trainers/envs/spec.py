@@ -22,6 +22,8 @@ SUPPORTED: Final = (
 )
 SMALLEST_IMAGE_SIDE: Final = 32
 """Smaller grids of bytes (MiniGrid, Sokoban) are boards: no convolution of stride 4 would leave anything of them."""
+SMALLEST_CONVOLVED_SIDE: Final = 36
+"""Of an image, that the last of the three convolutions has something to see."""
 MOST_SYMBOLS: Final = 40
 """Integers with more values than this are taken for quantities (step counts, prices), not for symbols."""
 TRUE_BOUNDS: Final[dict[tuple[str, ...], tuple[int, int]]] = {
@@ -104,7 +106,8 @@ def _read_leaf(task: str, path: tuple[str, ...], array: Any, *, is_only: bool) -
         raise _unsupported(task, f"an observation of dtype {dtype}")
     if path[-1] in {"action_mask", "legal_action_mask"}:
         return Leaf(path, shape, "mask")
-    if dtype == np.uint8 and len(shape) == 3 and sorted(shape)[1] >= SMALLEST_IMAGE_SIDE:
+    if dtype == np.uint8 and len(shape) == 3 and max(shape) >= SMALLEST_IMAGE_SIDE:
+        _check_sides(task, shape)
         return Leaf(path, shape, "image", 0, 255)
     if dtype.kind not in "iu":
         return Leaf(path, shape)
@@ -116,6 +119,17 @@ def _read_leaf(task: str, path: tuple[str, ...], array: Any, *, is_only: bool) -
     if (low, high) == (info.min, info.max) and info.bits > 16:
         return Leaf(path, shape)  # no bounds at all
     return Leaf(path, shape, "symbol" if is_symbol else "number", low, high)
+
+
+def _check_sides(task: str, shape: tuple[int, ...]) -> None:
+    """Refuse an image of which the convolutions would leave nothing; channels are its first or last, and fewer."""
+    height, width = shape[:-1] if shape[-1] < shape[0] else shape[1:]
+    if min(height, width) < SMALLEST_CONVOLVED_SIDE:
+        least = f"{SMALLEST_CONVOLVED_SIDE} x {SMALLEST_CONVOLVED_SIDE}"
+        raise TaskError(
+            f"environment.task: got {task!r} with images of {height} x {width}; expected at least {least}, which the "
+            "convolutions need. Choose a larger image with --environment.options, or another task."
+        )
 
 
 def _read_action(task: str, array: Any) -> ActionSpec:

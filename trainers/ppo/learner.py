@@ -3,6 +3,7 @@
 Shapes: N envs, O observation, G gradient steps, K metrics of each.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from trainers.ppo.setup import action_distribution, make_network
 from trainers.ppo.step import GradientStep
 from trainers.returns import explained_variance
 from trainers.rollout import RolloutStorage
-from trainers.runtime import Runtime
+from trainers.runtime import Runtime, seed_after
 
 __all__ = ["Ppo", "UpdateMetrics"]
 
@@ -64,7 +65,7 @@ class Ppo:
 
     def __init__(self, spec: EnvSpec, config: PpoConfig, runtime: Runtime) -> None:
         self.num_updates = 0
-        self._ranks, self._device = runtime.ranks, runtime.device
+        self._ranks, self._device, self._seeds = runtime.ranks, runtime.device, runtime.seeds
         self._spec, self._config, self._optimization = spec, config, config.optimization
         self._distribution = action_distribution(spec, self._device, config.architecture)
         self.network = make_network(spec, self._distribution, config, runtime.seeds.network).to(self._device)
@@ -133,7 +134,7 @@ class Ppo:
         rates = self._learning_rates(progress)
         self._optimizer.set_learning_rates(rates)
         batch = self._estimator.batch(storage)
-        metrics_GK = self._passes.run(batch, storage.valid_index, self._minibatch_generator)
+        metrics_GK = self._passes.run(batch, self._dealt(storage.valid_index), self._minibatch_generator)
         valid = [rows.index_select(0, storage.valid_index) for rows in (batch.value, batch.advantage)]
         explained = explained_variance(valid[0], valid[0] + valid[1])
         # only now: the passes must see observations as the policy saw them when it acted
@@ -168,13 +169,36 @@ class Ppo:
         # another number of ranks: what is under way in each environment is its own, and starts anew
         returns = own["discounted_return"] if own["discounted_return"].shape == fresh.shape else fresh
         self._reward_normalizer.load_state_dict(state["reward_normalizer"] | {"discounted_return": returns})
-        self._noise_generator.set_state(own["noise_generator"].cpu())
-        self._minibatch_generator.set_state(own["minibatch_generator"].cpu())
         self.num_updates = state["num_updates"]
+        self._load_generators(own["noise_generator"].cpu(), own["minibatch_generator"].cpu())
 
     def load_model(self, state: dict[str, Any]) -> None:
         """Take the networks of a `state_dict`, and nothing else."""
         self.network.load_state_dict(state["network"])
+
+    def _load_generators(self, noise: Tensor, minibatch: Tensor) -> None:
+        """Go on with the random numbers of then; with others where these were drawn on another kind of device."""
+        if noise.shape == self._noise_generator.get_state().shape:
+            self._noise_generator.set_state(noise)
+            self._minibatch_generator.set_state(minibatch)
+            return
+        if self._ranks.is_first:
+            logging.getLogger(__name__).warning(
+                "The random generators of the checkpoint are another kind of device's than %s: they start anew.",
+                self._device,
+            )
+        self._noise_generator.manual_seed(seed_after(self._seeds.policy, self.num_updates))
+        self._minibatch_generator.manual_seed(seed_after(self._seeds.minibatch, self.num_updates))
+
+    def _dealt(self, valid_index: Tensor) -> Tensor:
+        """The rows for the passes: all, but where a rank has fewer than minibatches no rank deals more than that one.
+
+        Ranks take each gradient step together: the others would wait for steps that it does not take.
+        """
+        if self._ranks.size == 1:
+            return valid_index
+        fewest = min(self._ranks.gather(valid_index.numel()))
+        return valid_index[:fewest] if fewest < self._config.training_core.num_minibatches else valid_index
 
     def _learning_rates(self, progress: float) -> tuple[float, float]:
         actor_lr, critic_lr = self._optimization.actor_lr, self._optimization.critic_lr
