@@ -49,7 +49,8 @@ VARIANTS: Final[dict[str, tuple[str, ...]]] = {
     "reference": (*REFERENCE, "--search.mode", "particles"),
     "reference-tree": REFERENCE,
 }
-"""What is changed of configs/spo.yaml."""
+"""What is changed of configs/spo.yaml. Of particles-as-reference, `readout`, `resampler` and `lineage` act only where
+particles are resampled: by the preset's rule, where the effective sample size is low."""
 
 
 class Outcome(NamedTuple):

@@ -3,6 +3,7 @@
 The defaults are the quick preset for CartPole-v1, so that a bare `spo` trains.
 """
 
+import math
 from copy import copy
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
@@ -19,6 +20,9 @@ from trainers.config.sections import (
 )
 
 __all__ = ["SearchConfig", "SpoConfig", "SpoSection"]
+
+LEAST_ALPHA: Final = 1e-4
+"""A multiplier that starts lower hardly rises again: its gradient is nothing beside Adam's epsilon."""
 
 
 def _with_default(section: type[Section], name: str, default: Any) -> Any:
@@ -142,7 +146,8 @@ class SearchConfig(Section):
     )
     root_noise_concentration: float = Field(
         default=1.0,
-        gt=0,
+        # below, float32 holds none of a row's draws, and all choices get the same
+        ge=0.03,
         le=1000,
         description="Of the Dirichlet noise over choices. Lower: all of it on few choices. Usual: 0.1 to 1.",
     )
@@ -203,7 +208,7 @@ class SpoSection(Section):
     )
     init_alpha: float = Field(
         default=3.0,
-        ge=0,
+        ge=LEAST_ALPHA,
         le=1e6,
         description="Where the multiplier of the policy's trust region starts. Usual: 1 to 10.",
     )
@@ -227,10 +232,13 @@ class SpoSection(Section):
         description="The same for their deviations. Lower keeps exploring for longer. Usual: 1e-5 to 1e-3.",
     )
     init_alpha_mean: float = Field(
-        default=10.0, ge=0, le=1e6, description="Where the multipliers of epsilon_mean start. Usual: 1 to 10."
+        default=10.0, ge=LEAST_ALPHA, le=1e6, description="Where the multipliers of epsilon_mean start. Usual: 1 to 10."
     )
     init_alpha_stddev: float = Field(
-        default=500.0, ge=0, le=1e6, description="Where the multipliers of epsilon_stddev start. Usual: 10 to 1000."
+        default=500.0,
+        ge=LEAST_ALPHA,
+        le=1e6,
+        description="Where the multipliers of epsilon_stddev start. Usual: 10 to 1000.",
     )
     per_dim_constraining: bool = Field(
         default=True,
@@ -243,6 +251,10 @@ UNUSED: Final = {
     "architecture": ("shared", "init_log_std", "squash_actions"),
 }
 """Settings of shared sections that have no meaning here: the search plays for the task's own rewards."""
+
+
+RESAMPLES: Final = frozenset({"readout", "resampler", "lineage"})
+"""Corrections that say how particles are resampled."""
 
 
 class SpoConfig(RunConfig):
@@ -266,6 +278,21 @@ class SpoConfig(RunConfig):
         """Gradient steps per update: replay_ratio x batch / batch_size, the batch being that of all ranks."""
         return max(1, round(self.spo.replay_ratio * self.batch_size * num_ranks / self.spo.batch_size))
 
+    @property
+    def is_epsilon_beyond_particles(self) -> bool:
+        """The temperature is to be learnt, and no weights of particles are as far from equal ones as epsilon asks."""
+        return self.spo.adaptive_temperature and self.spo.epsilon >= math.log(self.search.num_particles)
+
+    @property
+    def epsilon_words(self) -> str:
+        """What epsilon must be where particles search, for messages."""
+        count = self.search.num_particles
+        return (
+            f"less than {math.log(count):.3g}, log {count}: the weights of search.num_particles {count} are never "
+            "further from equal ones, and the temperature would fall for ever. Lower it, take more particles, or set "
+            "spo.adaptive_temperature to false"
+        )
+
     @model_validator(mode="after")
     def _has_a_use_for_all(self) -> Self:
         for section, names in UNUSED.items():
@@ -288,4 +315,18 @@ class SpoConfig(RunConfig):
             if spo.sequence_length > horizon:
                 rule = f"at most one rollout's {horizon} steps (training_core.horizon)"
                 raise impossible("spo.sequence_length", spo.sequence_length, rule)
+        return self
+
+    @model_validator(mode="after")
+    def _search_is_possible(self) -> Self:
+        search = self.search
+        taken_back = ", ".join(search.reference)
+        if search.mode == "tree" and search.reference:
+            rule = f"particles or auto with search.reference {taken_back}: a tree has nothing to take back"
+            raise impossible("search.mode", "tree", rule)
+        if search.resampling == "none" and RESAMPLES & set(search.reference):
+            rule = f"none of {', '.join(sorted(RESAMPLES))} with search.resampling none"
+            raise impossible("search.reference", taken_back, rule)
+        if search.mode == "particles" and self.is_epsilon_beyond_particles:
+            raise impossible("spo.epsilon", self.spo.epsilon, self.epsilon_words)
         return self

@@ -1,8 +1,10 @@
 """MuJoCo tasks, by MuJoCo itself: `mujoco.rollout` steps a batch of states in C++ threads.
 
 An observation holds all positions but those that only shift the origin, and all speeds; a state is all of them, with
-the shift at 0. What an observation does not hold is the solver's warm start: Ant differs by 2e-7 for it. Ant's
-environment measures speed by the torso's place of one integrator stage before; its reward differs for that.
+the shift at 0. Hopper and Walker2d show speeds cut off at `velocity_min` and `velocity_max`: a state is restored only
+where these are wide, and `registry` refuses others. What an observation does not hold is the solver's warm start: Ant
+differs by 2e-7 for it. Ant's environment measures speed by the torso's place of one integrator stage before; its reward
+differs for that.
 Shapes: B batch, Q positions, V speeds, U controls, F frames of a step.
 Source: sail-sg/envpool, envpool/mujoco/gym/*.h; the assets are envpool's.
 """
@@ -10,7 +12,6 @@ Source: sail-sg/envpool, envpool/mujoco/gym/*.h; the assets are envpool's.
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +34,8 @@ class MujocoTask:
 
     Attributes:
         num_hidden: positions in front that the observation leaves out.
-        clips_speed: the observation's speeds are held within `velocity_min` and `velocity_max`.
+        clips_speed: the observation's speeds are held within `velocity_min` and `velocity_max`; what lies outside
+            cannot be restored.
         runs: the reward counts the speed along the first position, and the cost of controls.
         is_healthy: (configuration, positions, speeds) -> bool [B]; None where the task has no such end.
     """
@@ -50,6 +52,9 @@ class MujocoModel:
     Args:
         task: which.
         config: envpool's configuration of it, with its defaults.
+
+    Raises:
+        MissingError: mujoco is not installed.
     """
 
     num_noise = 0
@@ -58,9 +63,11 @@ class MujocoModel:
     def __init__(self, task: MujocoTask, config: Config) -> None:
         self._task, self._config = task, config
         self._frames = int(config["frame_skip"])
+        stem = Path(str(config["xml_file"])).stem
+        self._physics = _Physics(Path(config["base_path"]) / "mujoco" / "assets_gym" / f"{stem}_envpool.xml")
 
     def restore(self, obs_BO: Tensor) -> Tensor:
-        """Put the hidden positions, as 0, before what is seen; float64."""
+        """Put the hidden positions, as 0, before what is seen, and take speeds as they are shown; float64."""
         return torch.nn.functional.pad(obs_BO.double(), (self._task.num_hidden, 0))
 
     def observe(self, state_BS: Tensor) -> Tensor:
@@ -101,11 +108,6 @@ class MujocoModel:
     def _split(self, state_BS: Tensor) -> tuple[Tensor, Tensor]:
         return state_BS[:, : self._physics.num_positions], state_BS[:, self._physics.num_positions :]
 
-    @cached_property
-    def _physics(self) -> "_Physics":
-        stem = Path(str(self._config["xml_file"])).stem
-        return _Physics(Path(self._config["base_path"]) / "mujoco" / "assets_gym" / f"{stem}_envpool.xml")
-
 
 class _Physics:
     """A compiled MuJoCo model with as many scratch copies of its data as threads."""
@@ -116,7 +118,7 @@ class _Physics:
             from mujoco import rollout
         except ImportError:
             raise MissingError(
-                "spo: mujoco is not installed, and it is the model that search needs for this task. "
+                "mujoco is not installed, and it is the model that search needs for this task. "
                 "Install it: pip install 'rltelemetry[mujoco]'"
             ) from None
         num_threads = min(os.cpu_count() or 1, MOST_THREADS)

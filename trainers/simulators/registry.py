@@ -31,6 +31,9 @@ from trainers.simulators.tsp import Tsp
 
 __all__ = ["SIMULATED_TASKS", "Setting", "make_simulator"]
 
+WIDE_SPEED: Final = 1000.0
+"""No joint of a walker or hopper moves so fast; envpool cuts off at 10, which they pass all the time."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -58,11 +61,13 @@ class Entry:
         heeds_limit: the environment itself truncates at `max_episode_steps`; otherwise only where that is asked for.
         must_be: options that would change the rules in a way that the model does not follow, and the values that
             it does follow.
+        clips_speed: its observations hold speeds cut off at `velocity_min` and `velocity_max`.
     """
 
     build: Callable[[Setting], Model]
     heeds_limit: bool = True
     must_be: Mapping[str, Any] = field(default_factory=dict)
+    clips_speed: bool = False
 
 
 def make_simulator(
@@ -96,10 +101,25 @@ def make_simulator(
                 f"environment.options: got {name}={config[name]!r}; expected {value!r}, which is what the model of "
                 f"{task} follows. Leave it out, or train with `ppo`."
             )
+    if entry.clips_speed:
+        _check_speeds(task, config)
     limits = [max_episode_steps] if max_episode_steps else []
     if entry.heeds_limit:
         limits.append(config["max_episode_steps"])
     return Simulator(entry.build(Setting(task, layout, config, device)), min(limits, default=None), reward_scale)
+
+
+def _check_speeds(task: str, config: Mapping[str, Any]) -> None:
+    """Refuse bounds that a speed may exceed: the search would start from the speed that is shown, not from the true."""
+    low, high = config["velocity_min"], config["velocity_max"]
+    if low > -WIDE_SPEED or high < WIDE_SPEED:
+        raise TaskError(
+            f"environment.options: got velocity_min={low:g} and velocity_max={high:g}; expected at most "
+            f"{-WIDE_SPEED:g} and at least {WIDE_SPEED:g}: observations of {task} hold speeds cut off there, and the "
+            "model can go on only from true ones. "
+            f"Set environment.options to {{velocity_min: {-WIDE_SPEED:g}, velocity_max: {WIDE_SPEED:g}}}, "
+            "or train with `ppo`."
+        )
 
 
 def _unknown(task: str) -> TaskError:
@@ -126,12 +146,15 @@ def _cliff_walking(setting: Setting) -> Model:
 
 
 def _mujoco(name: str) -> Entry:
+    task = MUJOCO_TASKS[name]
     must_be: dict[str, Any] = {"frame_stack": 1}
-    if MUJOCO_TASKS[name].num_hidden:
+    if task.num_hidden:
         must_be["exclude_current_positions_from_observation"] = True
     if name.startswith("Ant"):
         must_be["use_contact_force"] = False
-    return Entry(lambda setting: MujocoModel(MUJOCO_TASKS[name], setting.config), must_be=must_be)
+    if name.startswith("InvertedPendulum"):
+        must_be["healthy_reward"] = 1.0  # the environment knows the option, and pays 1 whatever it says
+    return Entry(lambda setting: MujocoModel(task, setting.config), must_be=must_be, clips_speed=task.clips_speed)
 
 
 ENTRIES: Final[dict[str, Entry]] = {

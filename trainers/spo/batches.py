@@ -35,7 +35,7 @@ class Batches:
         policy: what the actor's outputs mean.
         config: sizes, discounts, and which kind of minibatch.
         generator: of the draws.
-        num_ranks: processes that share each minibatch.
+        num_ranks: processes that share each minibatch, equally.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Batches:
     ) -> None:
         self._target, self._policy, self._generator, self._spo = target, policy, generator, config.spo
         self._num_steps = config.num_gradient_steps(num_ranks)
-        self._batch_size = max(1, config.spo.batch_size // num_ranks)
+        self._batch_size = config.spo.batch_size // num_ranks
         self._gamma, self._gae_lambda = config.training_core.gamma, config.training_core.gae_lambda
 
     def draw(self, replay: Replay) -> Iterator[Batch]:
@@ -87,7 +87,7 @@ class Batches:
     @torch.no_grad()
     def _sequences(self, replay: Replay) -> Iterator[Batch]:
         length = self._spo.sequence_length
-        num_sequences = max(1, self._batch_size // length)
+        num_sequences = self._batch_size // length
         drawn = replay.draw_sequences(self._num_steps, num_sequences, length, self._generator)
         for sequences in drawn:
             yield self._judge(replay, sequences)

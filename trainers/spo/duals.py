@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Duals"]
+__all__ = ["Duals", "temperature_of"]
 
 LEAST: Final = 1e-8
 """So that nothing is ever divided by 0."""
 LEAST_RAW: Final = -18.0
-"""softplus of it is 1.5e-8; further down its gradient would be gone for good."""
+"""softplus of it is 1.5e-8. It only bounds how small a multiplier becomes: so far down its gradient, sigmoid(raw) times
+the slack, is nothing beside Adam's epsilon, and it stays there. So the configuration lets none start so low."""
 
 
 class Duals(nn.Module):
@@ -43,6 +44,12 @@ class Duals(nn.Module):
     def clamp_(self) -> None:
         """Keep what is learnt where it can still be learnt; call it after every step."""
         self.raw.clamp_(min=LEAST_RAW)
+
+
+def temperature_of(state: Mapping[str, Tensor]) -> Tensor:
+    """Read the temperature, 0-d, from a `state_dict` of any run's duals: learnt, it is the first of the raw ones."""
+    fixed = state.get("temperature")
+    return fixed[0] if fixed is not None else functional.softplus(state["raw"][0]) + LEAST
 
 
 def _inverse_softplus(value: float) -> float:

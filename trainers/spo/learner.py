@@ -14,7 +14,7 @@ from trainers.compilation import Execution, GraphedCall, compiled, resolve_execu
 from trainers.config import SpoConfig
 from trainers.divergence import check_finite
 from trainers.envs import EnvSpec
-from trainers.errors import ConfigError, DivergenceError
+from trainers.errors import DivergenceError
 from trainers.networks import GreedyPolicy
 from trainers.normalize import share_moments
 from trainers.optim import linear_anneal
@@ -22,9 +22,10 @@ from trainers.rollout import RolloutStorage
 from trainers.runtime import Runtime
 from trainers.spo.acting import Actor, DeterministicPolicy, GreedySearch, name_statistics
 from trainers.spo.batches import Batches
+from trainers.spo.duals import temperature_of
 from trainers.spo.learnt import make_duals, make_network, make_optimizers
 from trainers.spo.replay import Replay
-from trainers.spo.setup import plan_search
+from trainers.spo.setup import check_epsilon, check_shares, plan_search
 from trainers.spo.step import STEP_METRICS, Batch, GradientStep
 
 __all__ = ["Spo", "UpdateMetrics"]
@@ -60,12 +61,9 @@ class Spo:
     def __init__(self, spec: EnvSpec, config: SpoConfig, runtime: Runtime) -> None:
         self.num_updates = 0
         self._spec, self._config, self._device, self._ranks = spec, config, runtime.device, runtime.ranks
-        if config.num_replay_rollouts(self._ranks.size) < 1:
-            raise ConfigError(
-                f"spo.replay_size: got {config.spo.replay_size}; expected at least one rollout of all "
-                f"{self._ranks.size} processes, {config.batch_size * self._ranks.size} steps."
-            )
+        check_shares(config, self._ranks.size)
         self._plan = plan_search(spec, config.environment, config.search, runtime.device)
+        check_epsilon(config, self._plan)
         policy = self._plan.policy
         self.network = make_network(spec, policy, config, runtime)
         self._target = copy.deepcopy(self.network).requires_grad_(False)
@@ -91,6 +89,7 @@ class Spo:
         self._take_step = _executed(self._step, execution, self._device)
         self._replay: Replay | None = None
         self._saved_replay: dict[str, Any] | None = None
+        self._loaded_temperature: Tensor | None = None
 
     def make_storage(self, num_envs: int) -> RolloutStorage:
         """Allocate a rollout with room for what searches find."""
@@ -99,6 +98,7 @@ class Spo:
 
     def begin_rollout(self, storage: RolloutStorage) -> None:
         """Draw the noise of every search of the rollout."""
+        self._loaded_temperature = None
         self._actor.begin_rollout(storage, self._temperature())
 
     def act(self, storage: RolloutStorage, t: int, envs: slice) -> Tensor:
@@ -158,6 +158,7 @@ class Spo:
         self.network.load_state_dict(state["network"])
         self._target.load_state_dict(state["target"])
         self._duals.load_state_dict(state["duals"])
+        self._loaded_temperature = None
         for name, part in self._optimizers._asdict().items():
             part.load_state_dict(state["optimizers"][name])
         self.num_updates, own = state["num_updates"], state["own"]
@@ -166,10 +167,13 @@ class Spo:
         self._minibatch_generator.set_state(own["minibatch_generator"].cpu())
 
     def load_model(self, state: dict[str, Any]) -> None:
-        """Take what acting needs of a `state_dict`: networks and temperature."""
+        """Take the networks of a `state_dict`, whatever its multipliers were.
+
+        They are evaluated at the temperature of then until a rollout begins, and trained from the configured one.
+        """
         self.network.load_state_dict(state["network"])
         self._target.load_state_dict(state["target"])
-        self._duals.load_state_dict(state["duals"])
+        self._loaded_temperature = temperature_of(state["duals"]).to(self._device)
 
     def _learn(self, replay: Replay, storage: RolloutStorage) -> dict[str, float]:
         """Take the gradient steps of an update; returns what they and the rollout's searches were like."""
@@ -211,6 +215,8 @@ class Spo:
 
     @torch.no_grad()
     def _temperature(self) -> Tensor:
+        if self._loaded_temperature is not None:
+            return self._loaded_temperature
         temperature_1: Tensor = self._duals()["temperature"]
         return temperature_1.squeeze(0)
 

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from trainers.config import EnvironmentConfig, SearchConfig
+from trainers.config import EnvironmentConfig, SearchConfig, SpoConfig
 from trainers.envs import EnvSpec, task_config
 from trainers.errors import ConfigError, TaskError
 from trainers.simulators import Simulator, make_simulator
@@ -16,7 +16,7 @@ from trainers.spo.policies import DiscretePolicy, SearchPolicy, SquashedGaussian
 from trainers.spo.search import SearchResult, search
 from trainers.spo.tree import num_nodes, search_tree
 
-__all__ = ["SearchPlan", "plan_search"]
+__all__ = ["SearchPlan", "check_epsilon", "check_shares", "plan_search"]
 
 MOST_CHOICES: Final = 4096
 """Several choices at once are one among all combinations, if these are no more than that."""
@@ -63,6 +63,42 @@ def plan_search(
         num_actions = policy.num_outputs
         return SearchPlan(policy, simulator, config, search_tree, num_actions, num_actions**config.search_depth)
     return SearchPlan(policy, simulator, config, search, config.num_particles, config.num_particles)
+
+
+def check_shares(config: SpoConfig, num_ranks: int) -> None:
+    """Check that each process has its share of the replay and of every minibatch.
+
+    Args:
+        config: one process's share of the run.
+        num_ranks: processes.
+
+    Raises:
+        ConfigError: it has none, or a part of one.
+    """
+    spo = config.spo
+    if config.num_replay_rollouts(num_ranks) < 1:
+        raise ConfigError(
+            f"spo.replay_size: got {spo.replay_size}; expected at least one rollout of all {num_ranks} processes, "
+            f"{config.batch_size * num_ranks} steps."
+        )
+    length, words = 1, ""
+    if spo.targets == "sequences":
+        length, words = spo.sequence_length, f" times sequences of {spo.sequence_length}"
+    if spo.batch_size % (num_ranks * length):
+        raise ConfigError(
+            f"spo.batch_size: got {spo.batch_size}; expected a multiple of {num_ranks * length}, {num_ranks} "
+            f"processes{words}, so that each draws the same number."
+        )
+
+
+def check_epsilon(config: SpoConfig, plan: SearchPlan) -> None:
+    """Check that a learnt temperature has something to settle at; `auto` shows only now that it comes to particles.
+
+    Raises:
+        ConfigError: it would fall for ever.
+    """
+    if plan.search is search and config.is_epsilon_beyond_particles:
+        raise ConfigError(f"spo.epsilon: got {config.spo.epsilon:g}; expected {config.epsilon_words}.")
 
 
 def _make_policy(spec: EnvSpec, device: torch.device) -> SearchPolicy:

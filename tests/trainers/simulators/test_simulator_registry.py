@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -5,11 +6,12 @@ import envpool
 import pytest
 import torch
 
-from trainers.errors import TaskError
+from trainers.errors import MissingError, TaskError
 from trainers.observations import Leaf, ObsLayout
 from trainers.simulators import SIMULATED_TASKS, Simulator, make_simulator
 
 CPU = torch.device("cpu")
+WIDE_SPEEDS = {"velocity_min": -1000.0, "velocity_max": 1000.0}
 
 
 def config_of(task: str, **options: Any) -> tuple[ObsLayout, dict[str, Any], Any]:
@@ -48,11 +50,39 @@ def test_slip_of_the_pen_is_corrected() -> None:
         ("Ant-v4", "use_contact_force", True),
         ("TSP-v1", "tsp_distance_matrix", "1,2"),
         ("BinPack-v2", "bin_pack_replay_ems_x1", "1"),
+        ("InvertedPendulum-v4", "healthy_reward", 5.0),
+        ("InvertedPendulum-v5", "healthy_reward", 5.0),
     ],
 )
 def test_option_that_the_model_does_not_follow_is_refused(task: str, option: str, value: Any) -> None:
     with pytest.raises(TaskError, match=f"{option}={value!r}"):
         simulator_of(task, **{option: value})
+
+
+@pytest.mark.parametrize("task", ["Hopper-v4", "Hopper-v5", "Walker2d-v4", "Walker2d-v5"])
+@pytest.mark.parametrize("options", [{}, {"velocity_min": -1000.0}, {"velocity_max": 1000.0}])
+def test_speeds_that_are_shown_cut_off_are_refused_with_the_options_that_help(
+    task: str, options: dict[str, float]
+) -> None:
+    low, high = options.get("velocity_min", -10.0), options.get("velocity_max", 10.0)
+    with pytest.raises(
+        TaskError,
+        match=rf"got velocity_min={low:g} and velocity_max={high:g}; expected at most -1000 and at least 1000.*"
+        r"Set environment.options to {velocity_min: -1000, velocity_max: 1000}",
+    ):
+        simulator_of(task, **options)
+
+
+def test_wide_speeds_are_restored_as_they_are() -> None:
+    simulator = simulator_of("Walker2d-v4", **WIDE_SPEEDS)
+    obs = torch.full((1, 17), 40.0)
+    assert torch.equal(simulator.observe(simulator.restore(obs, torch.zeros(1, dtype=torch.int32))), obs)
+
+
+def test_missing_physics_are_noticed_when_the_model_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    with pytest.raises(MissingError, match=r"^mujoco is not installed.*pip install 'rltelemetry\[mujoco\]'"):
+        simulator_of("HalfCheetah-v4")
 
 
 def test_alias_of_jumanji_is_known() -> None:
@@ -83,7 +113,8 @@ def test_time_limit_is_the_nearest(task: str, limit: int | None, options: dict[s
 @pytest.mark.parametrize("task", SIMULATED_TASKS)
 def test_model_can_be_stepped_from_any_state_whatever_it_means(task: str) -> None:
     base = {"base_path": str(Path(envpool.__file__).parent)} if "jumanji" in _family(task) else {}
-    layout, config, spec = config_of(task, **base)
+    speeds = WIDE_SPEEDS if task.startswith(("Hopper", "Walker2d")) else {}
+    layout, config, spec = config_of(task, **base, **speeds)
     simulator = make_simulator(task, layout, config, CPU)
     action = next(array for name, array in spec.action_array_spec.items() if not name.endswith("env_id"))
     generator = torch.Generator().manual_seed(0)

@@ -18,6 +18,9 @@ SMALL = {
     "spo": {"replay_size": 96, "batch_size": 16, "replay_ratio": 2.0},
 }
 
+WIDE_SPEEDS = {"options": {"velocity_min": -1000.0, "velocity_max": 1000.0}}
+"""Of the environment of Hopper and Walker2d."""
+
 
 class Parts:
     """A learner with environments to learn from."""
@@ -36,7 +39,12 @@ class Parts:
     def make_env(self, seed: int, num_envs: int, num_groups: int = 1) -> VectorEnv:
         environment = self.config.environment
         return make_vector_env(
-            environment.task, num_envs, seed, num_groups=num_groups, max_episode_steps=environment.max_episode_steps
+            environment.task,
+            num_envs,
+            seed,
+            max_episode_steps=environment.max_episode_steps,
+            options=environment.options,
+            num_groups=num_groups,
         )
 
     @property

@@ -50,11 +50,45 @@ def test_gradient_steps_follow_from_the_replay_ratio() -> None:
         ({"architecture": {"shared": True}}, r"architecture.shared: got .*; expected False"),
         ({"environment": {"normalize_reward": True}}, r"environment.normalize_reward: got .*; expected False"),
         ({"environment": {"reward_clip": 1.0}}, r"environment.reward_clip: got .*; expected None"),
+        (
+            {"search": {"mode": "tree", "reference": ("baseline",)}},
+            r"search.mode: got tree; expected particles or auto with search.reference baseline",
+        ),
+        (
+            {"search": {"resampling": "none", "reference": ("terminals", "readout")}},
+            r"search.reference: got terminals, readout; expected none of lineage, readout, resampler",
+        ),
+        (
+            {"search": {"mode": "particles", "num_particles": 2}, "spo": {"epsilon": 0.7}},
+            r"spo.epsilon: got 0.7; expected less than 0.693, log 2: .*search.num_particles 2",
+        ),
     ],
 )
 def test_impossible_combination_names_the_setting(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         SpoConfig(**changes)
+
+
+def test_what_only_looks_impossible_is_taken() -> None:
+    SpoConfig(search={"mode": "particles", "resampling": "none", "reference": ("terminals", "baseline")})
+    SpoConfig(search={"mode": "particles", "num_particles": 2}, spo={"epsilon": 0.69})
+    SpoConfig(search={"mode": "particles", "num_particles": 1}, spo={"adaptive_temperature": False})
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "least"),
+    [
+        ("spo", "init_alpha", 1e-4),
+        ("spo", "init_alpha_mean", 1e-4),
+        ("spo", "init_alpha_stddev", 1e-4),
+        ("search", "root_noise_concentration", 0.03),
+    ],
+)
+def test_number_that_would_be_lost_to_rounding_is_refused(section: str, name: str, least: float) -> None:
+    SpoConfig(**{section: {name: least}})
+    for value in (0.0, 0.9 * least):
+        with pytest.raises(ValidationError, match=f"greater than or equal to {least:g}"):
+            SpoConfig(**{section: {name: value}})
 
 
 def test_settings_of_ppo_alone_are_refused_by_name(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from spo_parts import Parts, weights
+from spo_parts import SMALL, WIDE_SPEEDS, Parts, weights
 
+from trainers.config import SpoConfig
 from trainers.errors import ConfigError, DivergenceError, TaskError
 from trainers.evaluation import run_episodes
 from trainers.rollout import collect
 from trainers.spo.search import search
+from trainers.spo.setup import check_shares
 from trainers.spo.tree import search_tree
 
 
@@ -28,7 +30,7 @@ from trainers.spo.tree import search_tree
     ],
 )
 def test_every_kind_of_task_can_be_learnt_from(task: str) -> None:
-    parts = Parts(task)
+    parts = Parts(task, environment=WIDE_SPEEDS if task == "Hopper-v4" else {})
     before = weights(parts.spo)
     metrics = parts.update(2)
     assert np.isfinite(list(metrics.values())).all()
@@ -118,6 +120,31 @@ def test_model_of_a_state_acts_and_nothing_else_is_taken() -> None:
         trained.spo.deterministic_policy()(obs, elapsed), fresh.spo.deterministic_policy()(obs, elapsed)
     )
     assert fresh.spo.num_updates == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "before", "after"),
+    [
+        ("CartPole-v1", {}, {"init_temperature": 7.0, "init_alpha": 9.0}),
+        ("CartPole-v1", {}, {"adaptive_temperature": False, "init_temperature": 7.0}),
+        ("CartPole-v1", {"adaptive_temperature": False, "init_temperature": 0.2}, {"init_temperature": 7.0}),
+        ("Hopper-v4", {}, {"per_dim_constraining": False, "init_temperature": 7.0}),
+    ],
+)
+def test_training_from_a_model_starts_with_the_configured_multipliers(
+    task: str, before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    environment = WIDE_SPEEDS if task == "Hopper-v4" else {}
+    trained, fresh = (Parts(task, environment=environment, spo=changes) for changes in (before, after))
+    trained.update()
+    configured = copy.deepcopy(fresh.spo.state_dict()["duals"])
+    fresh.spo.load_model(copy.deepcopy(trained.spo.state_dict()))
+    assert torch.equal(weights(fresh.spo), weights(trained.spo))
+    torch.testing.assert_close(fresh.spo.state_dict()["duals"], configured)
+    # a model that is only run acts as it did
+    assert torch.equal(fresh.spo._temperature(), trained.spo._temperature())
+    fresh.spo.begin_rollout(fresh.storage)
+    assert float(fresh.spo._temperature()) == float(fresh.spo._actor._temperature) == pytest.approx(7.0)
 
 
 @pytest.mark.parametrize(
@@ -236,6 +263,38 @@ def test_kind_of_search_follows_the_task_and_its_size(task: str, changes: dict[s
 def test_tree_is_refused_where_there_can_be_none(task: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Parts(task, search=changes)
+
+
+@pytest.mark.parametrize(
+    ("spo", "num_ranks", "message"),
+    [
+        ({"targets": "sequences", "sequence_length": 8}, 3, r"got 16; expected a multiple of 24, 3 .* sequences of 8"),
+        (
+            {"targets": "sequences", "sequence_length": 8, "replay_size": 128},
+            4,
+            r"got 16; expected a multiple of 32, 4 .* sequences of 8",
+        ),
+        ({"targets": "cached"}, 3, r"got 16; expected a multiple of 3, 3 processes, so"),
+        ({"replay_size": 95}, 3, r"spo.replay_size: got 95; expected at least one rollout of all 3 processes, 96 "),
+    ],
+)
+def test_minibatch_that_ranks_cannot_share_is_refused(spo: dict[str, Any], num_ranks: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_shares(small_config(spo), num_ranks)
+    check_shares(small_config({**spo, "replay_size": 128}), 2)
+
+
+def small_config(spo: dict[str, Any]) -> SpoConfig:
+    sections = {**SMALL, "spo": {**SMALL["spo"], **spo}}
+    return SpoConfig(environment={"num_envs": 4}, **sections)
+
+
+def test_epsilon_that_particles_cannot_reach_is_refused_where_auto_comes_to_them() -> None:
+    changes = {"spo": {"epsilon": 1.5}}
+    with pytest.raises(ConfigError, match=r"spo.epsilon: got 1.5; expected less than 1.39, log 4: .*num_particles 4"):
+        Parts("Pendulum-v1", **changes)
+    Parts("Pendulum-v1", spo={"epsilon": 1.5, "adaptive_temperature": False})
+    assert Parts(search={"search_depth": 2}, **changes).spo._plan.search is search_tree
 
 
 def test_task_without_a_simulator_is_refused() -> None:
