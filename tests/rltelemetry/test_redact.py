@@ -152,7 +152,7 @@ def test_long_text_is_redacted_in_pieces_between_which_others_may_run(monkeypatc
     assert pauses.count(0) > 200
     pauses.clear()
     redact("lr: 0.0003  # the learning rate\n" * 100)
-    assert not pauses
+    assert 0 not in pauses
 
 
 @pytest.mark.parametrize(
