@@ -660,9 +660,7 @@ def through_the_chain(event: Any, fields: dict[str, Any]) -> Record:
     return Record(TIME_NS, "info", "test", name, category, clean)
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.reuse, Phase.generate]
-)
+@settings(max_examples=100, suppress_health_check=list(HealthCheck), phases=[Phase.reuse, Phase.generate])
 @given(BATCHES)
 def test_ten_thousand_hostile_events_make_one_clean_line_each(batch: list[Any]) -> None:
     for mode in ["dashboard", "json"]:

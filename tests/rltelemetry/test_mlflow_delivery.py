@@ -212,7 +212,7 @@ def test_poison_does_not_hold_up_what_comes_later() -> None:
     assert len(bench.requests) < 25
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.booleans(), min_size=1, max_size=120), st.sampled_from([400, 413, 422, 500]))
 def test_every_good_point_is_stored_and_every_bad_one_counted_whatever_the_mixture(
     mixture: list[bool], code: int

@@ -378,7 +378,7 @@ def test_reader_passes_over_what_cannot_be_read(bench: Bench) -> None:
         assert reader.facts() == {"run_id": "r"}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.sampled_from(["add", "send", "refuse", "fail", "return"]), st.integers(1, 40)), max_size=30)
 )

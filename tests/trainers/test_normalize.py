@@ -16,7 +16,7 @@ def rows(num: int, columns: int = 3, seed: int = 0) -> torch.Tensor:
     return 100.0 + torch.tensor([1e-2, 1.0, 1e3])[:columns] * torch.randn(num, columns, generator=draw)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(cuts=st.lists(st.integers(1, 199), max_size=5), seed=st.integers(0, 2**31))
 def test_moments_are_those_of_all_rows_however_they_came(cuts: list[int], seed: int) -> None:
     everything, moments = rows(200, seed=seed), RunningMoments((3,))

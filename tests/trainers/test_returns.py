@@ -110,7 +110,7 @@ def test_sum_ends_where_the_next_row_does_not_follow_but_its_value_still_counts(
     assert torch.equal(advantage, column(1 + 20 - 10, 2 + 15 - 20))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1),
     horizon=st.integers(1, 24),
@@ -189,7 +189,7 @@ def test_explained_variance(value: torch.Tensor, expected: float) -> None:
     assert float(explained_variance(value, row(1, 2, 3))) == pytest.approx(expected)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(target=st.floats(-1e3, 1e3, width=32), num_rows=st.integers(1, 9))
 def test_explained_variance_of_equal_targets_is_unknown(target: float, num_rows: int) -> None:
     value = torch.arange(num_rows, dtype=torch.float32)

@@ -232,7 +232,7 @@ def slow_episodes(reward: NDArray[Any], done: NDArray[Any], valid: NDArray[Any])
     return returns, lengths
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), end_rate=st.sampled_from([0.0, 0.05, 0.4]), cuts=st.integers(1, 4))
 def test_statistics_agree_with_counting_step_by_step(seed: int, end_rate: float, cuts: int) -> None:
     draw = np.random.default_rng(seed)

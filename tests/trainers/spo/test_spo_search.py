@@ -47,7 +47,7 @@ def test_search_is_the_specification_read_out_loud(
         assert result.log_prior.exp().sum(-1).tolist() == pytest.approx([1.0] * world.num_envs)
 
 
-@hypothesis_settings(max_examples=30, deadline=None)
+@hypothesis_settings(max_examples=30)
 @given(st.integers(0, 10**6), st.floats(0.0, 1.0, exclude_min=True), st.integers(1, 7))
 def test_log_weights_telescope_to_the_bootstrapped_return_less_the_value_of_the_root(
     seed: int, gamma: float, depth: int

@@ -33,7 +33,7 @@ def targets_of(case: dict[str, torch.Tensor], gamma: float, lam: float) -> torch
     return stream_targets(*case.values(), gamma=gamma, gae_lambda=lam)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.floats(0, 0.6), st.floats(0, 1), st.floats(0, 1))
 def test_stream_is_one_long_rollout_to_generalised_advantage_estimation(
     seed: int, end_rate: float, gamma: float, lam: float
